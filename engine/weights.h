@@ -1,0 +1,72 @@
+// weights.h owns a model's weights in backend memory. A WeightSlot is filled tensor by tensor from
+// Hugging Face bytes, each checked as it completes; only a complete slot can be used.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/tensor_table.h"
+#include "kernels/backend.h"
+#include "kernels/base/digest.h"
+
+namespace exact {
+
+struct LayerWeights {
+  Buffer input_norm, post_norm;                          // (1, D)
+  Buffer query_norm, key_norm;                           // (1, E), qwen3
+  LinearWeight query, key, value, output;                // (H E, D) (G E, D) (G E, D) (D, H E)
+  LinearWeight gate, up, down;                           // (F, D) (F, D) (D, F)
+  Buffer query_bias, key_bias, value_bias, output_bias;  // (1, out_features), where the config has one
+  Buffer gate_bias, up_bias, down_bias;
+};
+
+struct ModelWeights {
+  Buffer embedding;      // (V, D) row-major
+  Buffer final_norm;     // (1, D)
+  LinearWeight lm_head;  // (V, D); with tied embeddings, packed from the embedding
+  std::vector<LayerWeights> layers;
+};
+
+// Fills one ModelWeights. Tensors come in any order, the bytes of each in ascending order; one
+// tensor is open at a time. Reusable: begin() forgets what was there and keeps the memory.
+class WeightSlot {
+ public:
+  WeightSlot(const ModelConfig& config, Backend& backend);
+
+  void begin();
+  // Appends bytes to tensor `index` of the table. invalid: a second tensor before the first is
+  // whole, more bytes than the tensor has, or a tensor that is whole already.
+  Status append(size_t index, std::span<const std::byte> bytes);
+  // corrupt: a tensor whose digest is not `expected`. Call after the tensor's last byte.
+  Status verify(size_t index, const Digest128& expected) const;
+  // invalid: names the first tensor that is missing. After this, weights() may be used.
+  Status complete();
+
+  bool is_complete() const { return complete_; }
+  const ModelWeights& weights() const;
+  Digest128 tensor_digest(size_t index) const;  // xxh3-128 of the Hugging Face bytes
+  Digest128 digest() const;  // of the whole model: names and tensor digests in table order
+  const std::vector<TensorSpec>& table() const { return table_; }
+
+ private:
+  Status place(const TensorSpec& spec, std::span<const std::byte> bytes);
+
+  ModelConfig config_;
+  Backend& backend_;
+  std::vector<TensorSpec> table_;
+  ModelWeights weights_;
+  std::vector<Digest128> digests_;
+  std::vector<bool> whole_;
+  size_t open_index_ = SIZE_MAX;
+  std::vector<std::byte> open_bytes_;
+  bool complete_ = false;
+};
+
+// Reads model.safetensors, or the shards of model.safetensors.index.json, into the slot.
+// Every tensor of the table must be there, bf16, of the right shape; extra tensors are refused by
+// name, but for a tied model's lm_head.weight, which must equal the embedding.
+Status load_weights(const std::string& model_directory, WeightSlot& slot);
+
+}  // namespace exact

@@ -1,0 +1,82 @@
+#include "kernels/base/digest.h"
+
+#include <new>
+
+#include <xxhash.h>
+
+namespace exact {
+namespace {
+
+Digest128 from_xxh(XXH128_hash_t hash) { return {hash.high64, hash.low64}; }
+
+int hex_value(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  return -1;
+}
+
+}  // namespace
+
+std::string Digest128::to_hex() const {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string text(32, '0');
+  for (size_t i = 0; i < 16; i++) {
+    text[i] = kDigits[high >> (60 - 4 * i) & 15];
+    text[i + 16] = kDigits[low >> (60 - 4 * i) & 15];
+  }
+  return text;
+}
+
+Result<Digest128> Digest128::from_hex(std::string_view text) {
+  if (text.size() != 32) return Status(Code::invalid, "a digest is 32 hexadecimal digits");
+  Digest128 digest;
+  for (size_t i = 0; i < 32; i++) {
+    const int value = hex_value(text[i]);
+    if (value < 0) return Status(Code::invalid, "a digest is 32 lower-case hexadecimal digits");
+    uint64_t& half = i < 16 ? digest.high : digest.low;
+    half = half << 4 | static_cast<uint64_t>(value);
+  }
+  return digest;
+}
+
+Digest128 digest128(std::span<const std::byte> bytes) {
+  return from_xxh(XXH3_128bits(bytes.data(), bytes.size()));
+}
+
+Digest128 digest128(std::string_view text) {
+  return from_xxh(XXH3_128bits(text.data(), text.size()));
+}
+
+uint64_t digest64(std::span<const std::byte> bytes) {
+  return XXH3_64bits(bytes.data(), bytes.size());
+}
+
+struct DigestStream::State {
+  XXH3_state_t* xxh = XXH3_createState();
+  State() {
+    if (xxh == nullptr) throw std::bad_alloc();
+    XXH3_128bits_reset(xxh);
+  }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+  ~State() { XXH3_freeState(xxh); }
+};
+
+DigestStream::DigestStream() : state_(std::make_unique<State>()) {}
+DigestStream::~DigestStream() = default;
+DigestStream::DigestStream(DigestStream&&) noexcept = default;
+DigestStream& DigestStream::operator=(DigestStream&&) noexcept = default;
+
+void DigestStream::reset() { XXH3_128bits_reset(state_->xxh); }
+
+void DigestStream::update(std::span<const std::byte> bytes) {
+  XXH3_128bits_update(state_->xxh, bytes.data(), bytes.size());
+}
+
+void DigestStream::update(std::string_view text) {
+  XXH3_128bits_update(state_->xxh, text.data(), text.size());
+}
+
+Digest128 DigestStream::finish() const { return from_xxh(XXH3_128bits_digest(state_->xxh)); }
+
+}  // namespace exact

@@ -1,0 +1,63 @@
+// client.h owns a trainer's connection to a worker: one ZeroMQ DEALER, one thread. Every call takes a
+// deadline and returns a Result; nothing throws, prints or retries behind the caller's back.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ipc/messages.h"
+#include "kernels/base/result.h"
+
+namespace exact::bridge {
+
+struct ClientOptions {
+  std::string endpoint;       // "ipc:///run/user/1000/exact-rollout/worker.sock"
+  std::string name = "client";
+  std::string contract_id;    // 32 hex digits: refuse a worker with another; empty: accept any
+  std::chrono::milliseconds timeout{30'000};
+};
+
+struct Reply {
+  uint64_t request_id = 0;
+  Status error;                // not ok: the worker refused or failed the request
+  ipc::GenerateReply value;    // when error is ok
+};
+
+class Client {
+ public:
+  // Connects and shakes hands. timeout: nobody answers; contract_mismatch: says both ids.
+  static Result<std::unique_ptr<Client>> connect(const ClientOptions& options);
+  ~Client();
+
+  const ipc::HelloReply& worker() const;
+
+  // ---- rollouts. submit() returns at once; next_reply() gives answers in the order they finish
+  // (timeout when none came in time; heartbeats are sent while waiting).
+  Result<uint64_t> submit(const ipc::Generate& request);
+  Result<Reply> next_reply(std::chrono::milliseconds timeout);
+  Result<ipc::GenerateReply> generate(const ipc::Generate& request);  // submit and wait for it
+  Result<bool> cancel(uint64_t request_id);  // true: it was in flight; its reply still comes
+  size_t in_flight() const;
+
+  Result<ipc::ScoreReply> score(const std::vector<int32_t>& tokens);
+  Result<ipc::StatusReply> status();
+  Result<ipc::Pong> ping();
+
+  // ---- weight updates, one message each; WeightPublisher is the way to use them
+  Result<ipc::UpdateReady> update_begin(const ipc::UpdateBegin& message);
+  Result<uint64_t> send_bucket(uint64_t session, uint64_t index);  // does not wait; a request id
+  Result<ipc::UpdateBucketDone> wait_bucket(uint64_t request_id);
+  Result<ipc::UpdateCommitted> update_commit(uint64_t session);
+  Result<ipc::UpdateAborted> update_abort(uint64_t session);
+
+ private:
+  class Impl;
+  explicit Client(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace exact::bridge
