@@ -1,0 +1,32 @@
+// rope.h owns the tables of rule N4: rotary frequencies as transformers computes them on the GPU,
+// and the row of cosines and sines of one position. The rotation itself is an operation of a
+// backend.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace exact {
+
+enum class RopeKind : uint8_t { standard = 0, llama3 = 1 };
+
+struct RopeConfig {
+  int32_t head_width = 0;  // E
+  double theta = 10000.0;  // rope_theta
+  RopeKind kind = RopeKind::standard;
+  // llama3 alone:
+  double factor = 1.0;
+  double low_frequency_factor = 1.0;
+  double high_frequency_factor = 4.0;
+  int32_t original_max_positions = 8192;
+};
+
+// E / 2 frequencies. head_width is positive and even.
+std::vector<float> inverse_frequencies(const RopeConfig& config);
+
+// cos_sin: E cosines, then E sines, bf16; entries i and i + E/2 of each are equal.
+void rope_row(std::span<const float> inverse_frequency, int32_t position,
+              std::span<uint16_t> cos_sin);
+
+}  // namespace exact
