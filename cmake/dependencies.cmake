@@ -1,4 +1,4 @@
-# The libraries that are not ours; Debian 12's packages are named in ./quickstart.
+# The libraries that are not ours; Debian 12's packages are named in scripts/install-dependencies.
 find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
 find_package(nlohmann_json 3.11 REQUIRED)

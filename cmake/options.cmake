@@ -14,7 +14,7 @@ set(EXACT_SANITIZE "" CACHE STRING "Sanitizers, as -fsanitize takes them: addres
 set(EXACT_CUDA AUTO CACHE STRING "CUDA backend: AUTO (where nvcc is found), ON or OFF")
 set_property(CACHE EXACT_CUDA PROPERTY STRINGS AUTO ON OFF)
 
-find_program(CCACHE_PROGRAM ccache)
+find_program(CCACHE_PROGRAM ccache)  # used where found, never needed
 if(CCACHE_PROGRAM)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
 endif()
@@ -26,7 +26,8 @@ target_compile_options(exact_rules INTERFACE
 target_include_directories(exact_rules INTERFACE ${CMAKE_SOURCE_DIR})
 if(EXACT_SANITIZE)
   target_compile_options(exact_rules INTERFACE
-    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${EXACT_SANITIZE} -fno-omit-frame-pointer>)
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${EXACT_SANITIZE} -fno-sanitize-recover=all
+    -fno-omit-frame-pointer>)
   target_link_options(exact_rules INTERFACE -fsanitize=${EXACT_SANITIZE})
 endif()
 
