@@ -1,5 +1,9 @@
-// client.h owns a trainer's connection to a worker: one ZeroMQ DEALER, one thread. Every call takes a
+// client.h owns a trainer's connection to a worker: one ZeroMQ DEALER, one thread. Every call has a
 // deadline and returns a Result; nothing throws, prints or retries behind the caller's back.
+//
+// A worker takes a client for dead that was silent for three heartbeats (HelloReply::heartbeat_ms)
+// and cancels its rollouts. Calls that wait send heartbeats; a trainer that computes for longer
+// with rollouts in flight calls ping() now and then, or finds them failed as peer_lost.
 #pragma once
 
 #include <chrono>
@@ -15,33 +19,38 @@
 namespace exact::bridge {
 
 struct ClientOptions {
-  std::string endpoint;       // "ipc:///run/user/1000/exact-rollout/worker.sock"
-  std::string name = "client";
-  std::string contract_id;    // 32 hex digits: refuse a worker with another; empty: accept any
-  std::chrono::milliseconds timeout{30'000};
+  std::string endpoint;         // "ipc:///run/user/1000/exact-rollout/worker.sock"
+  std::string name = "client";  // free text for the worker's log
+  std::string contract_id;      // 32 hex digits: refuse a worker with another; empty: accept any
+  std::chrono::milliseconds timeout{30'000};  // of every call but next_reply()
+  uint64_t max_message_bytes = 256ull << 20;  // of one answer
 };
 
 struct Reply {
   uint64_t request_id = 0;
-  Status error;                // not ok: the worker refused or failed the request
-  ipc::GenerateReply value;    // when error is ok
+  Status error;              // not ok: the worker refused or failed the request
+  ipc::GenerateReply value;  // when error is ok
 };
 
 class Client {
  public:
   // Connects and shakes hands. timeout: nobody answers; contract_mismatch: says both ids.
+  // Later calls shake hands again when the worker has forgotten this client; worker() is then new.
   static Result<std::unique_ptr<Client>> connect(const ClientOptions& options);
   ~Client();
 
   const ipc::HelloReply& worker() const;
 
   // ---- rollouts. submit() returns at once; next_reply() gives answers in the order they finish
-  // (timeout when none came in time; heartbeats are sent while waiting).
+  // (timeout when none came in time; heartbeats are sent while waiting). invalid: a message larger
+  // than the worker takes, by the field's name; exhausted: worker().max_requests are in flight.
   Result<uint64_t> submit(const ipc::Generate& request);
   Result<Reply> next_reply(std::chrono::milliseconds timeout);
-  Result<ipc::GenerateReply> generate(const ipc::Generate& request);  // submit and wait for it
+  Result<ipc::GenerateReply> generate(
+      const ipc::Generate& request);         // submit and wait for it; cancelled after a timeout
   Result<bool> cancel(uint64_t request_id);  // true: it was in flight; its reply still comes
-  size_t in_flight() const;
+  size_t in_flight() const;                  // submitted, and not yet returned by next_reply()
+  uint64_t dropped_answers() const;  // answers that came when nobody waited for them any more
 
   Result<ipc::ScoreReply> score(const std::vector<int32_t>& tokens);
   Result<ipc::StatusReply> status();
@@ -52,6 +61,7 @@ class Client {
   Result<uint64_t> send_bucket(uint64_t session, uint64_t index);  // does not wait; a request id
   Result<ipc::UpdateBucketDone> wait_bucket(uint64_t request_id);
   Result<ipc::UpdateCommitted> update_commit(uint64_t session);
+  // Answers of buckets that nobody has waited for are dropped.
   Result<ipc::UpdateAborted> update_abort(uint64_t session);
 
  private:

@@ -23,8 +23,8 @@ struct NamedTensor {
 };
 
 struct PublishOptions {
-  uint64_t version = 0;       // above the worker's live version
-  uint8_t policy = 0;         // exact::UpdatePolicy: 0 wait, 1 recompute, 2 abort
+  uint64_t version = 0;  // above the worker's live version
+  uint8_t policy = 0;    // exact::UpdatePolicy: 0 wait, 1 recompute, 2 abort
   uint64_t bucket_bytes = 64ull << 20;
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> progress;  // may be empty
 };
