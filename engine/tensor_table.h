@@ -1,5 +1,5 @@
-// tensor_table.h owns the list of a model's tensors, each exactly once, in one fixed order. Loading,
-// updating, digesting and making a model all walk this list.
+// tensor_table.h owns the list of a model's tensors, each exactly once, in one fixed order.
+// Loading, updating, digesting and making a model all walk this list.
 #pragma once
 
 #include <cstdint>
@@ -11,13 +11,31 @@
 namespace exact {
 
 enum class TensorRole : uint8_t {
-  embedding, final_norm, lm_head,
-  input_norm, query, key, value, query_bias, key_bias, value_bias, query_norm, key_norm,
-  output, output_bias, post_norm, gate, up, down, gate_bias, up_bias, down_bias,
+  embedding,
+  final_norm,
+  lm_head,
+  input_norm,
+  query,
+  key,
+  value,
+  query_bias,
+  key_bias,
+  value_bias,
+  query_norm,
+  key_norm,
+  output,
+  output_bias,
+  post_norm,
+  gate,
+  up,
+  down,
+  gate_bias,
+  up_bias,
+  down_bias,
 };
 
 struct TensorSpec {
-  std::string name;    // Hugging Face: "model.layers.0.self_attn.q_proj.weight"
+  std::string name;  // Hugging Face: "model.layers.0.self_attn.q_proj.weight"
   TensorRole role{};
   int32_t layer = -1;  // -1 outside the layers
   int64_t rows = 1;    // a vector is one row

@@ -1,0 +1,286 @@
+#include "engine/config.h"
+
+#include <optional>
+#include <sstream>
+
+#include "engine/config_fields.h"
+#include "engine/file.h"
+#include "kernels/base/bf16.h"
+#include "kernels/contract/contract_id.h"
+
+namespace exact {
+namespace {
+
+constexpr size_t kMaxConfigBytes = 16u << 20;
+constexpr int64_t kMaxLayers = 1024;
+constexpr int64_t kMaxHeads = 1024;
+constexpr int64_t kMaxHeadWidth = 1024;
+constexpr int64_t kMaxWidth = int64_t{1} << 20;
+constexpr int64_t kMaxVocabulary = int64_t{1} << 22;
+constexpr int64_t kMaxPositions = int64_t{1} << 24;  // beyond, a position is not an exact fp32
+
+const char* model_type_name(ModelType type) {
+  switch (type) {
+    case ModelType::llama:
+      return "llama";
+    case ModelType::qwen2:
+      return "qwen2";
+    case ModelType::qwen3:
+      return "qwen3";
+  }
+  return "unknown";
+}
+
+const char* architecture_name(ModelType type) {
+  switch (type) {
+    case ModelType::llama:
+      return "LlamaForCausalLM";
+    case ModelType::qwen2:
+      return "Qwen2ForCausalLM";
+    case ModelType::qwen3:
+      return "Qwen3ForCausalLM";
+  }
+  return "unknown";
+}
+
+ModelType read_type(ConfigFields& fields) {
+  const std::string name = fields.text("model_type");
+  for (const ModelType type : {ModelType::llama, ModelType::qwen2, ModelType::qwen3}) {
+    if (name == model_type_name(type)) return type;
+  }
+  fields.fail(Code::unsupported, "model_type",
+              "is '" + name + "': only llama, qwen2 and qwen3 are inside the contract");
+  return ModelType::llama;
+}
+
+// ---- what must have its only supported value, where it is there at all
+
+void refuse_text(ConfigFields& fields, const char* name, const char* supported) {
+  const std::string value = fields.text(name, supported);
+  if (value != supported) {
+    fields.fail(Code::unsupported, name, "is '" + value + "': it must be '" + supported + "'");
+  }
+}
+
+void refuse_number(ConfigFields& fields, const char* name, double supported) {
+  const double value = fields.number(name, -1e30, 1e30, supported);
+  if (value == supported) return;
+  std::ostringstream what;
+  what << "is " << value << ": it must be " << supported;
+  fields.fail(Code::unsupported, name, what.str());
+}
+
+void refuse_true(ConfigFields& fields, const char* name, const char* why) {
+  if (fields.boolean(name, false)) {
+    fields.fail(Code::unsupported, name, std::string("is true: ") + why);
+  }
+}
+
+void check_architectures(ConfigFields& fields, ModelType type) {
+  const Json* list = fields.find("architectures");
+  if (list == nullptr) return;
+  if (list->is_array() && list->size() == 1 && (*list)[0] == architecture_name(type)) return;
+  fields.fail(Code::unsupported, "architectures",
+              std::string("must be [\"") + architecture_name(type) + "\"] for this model_type");
+}
+
+void check_layer_types(ConfigFields& fields, int32_t layers) {
+  const Json* list = fields.find("layer_types");
+  if (list == nullptr) return;
+  if (!list->is_array() || list->size() != static_cast<size_t>(layers)) {
+    fields.fail(Code::invalid, "layer_types", "must name the attention of each layer");
+    return;
+  }
+  for (const Json& type : *list) {
+    if (type == "full_attention") continue;
+    fields.fail(Code::unsupported, "layer_types",
+                "has " + type.dump().substr(0, 40) + ": only \"full_attention\" is supported");
+  }
+}
+
+void refuse_unsupported(ConfigFields& fields, const ModelConfig& config) {
+  check_architectures(fields, config.type);
+  refuse_text(fields, "hidden_act", "silu");
+  refuse_text(fields, "dtype", "bfloat16");        // transformers 5
+  refuse_text(fields, "torch_dtype", "bfloat16");  // transformers 4
+  refuse_number(fields, "partial_rotary_factor", 1);
+  refuse_number(fields, "pretraining_tp", 1);
+  refuse_number(fields, "attention_dropout", 0);
+  refuse_true(fields, "use_sliding_window", "only full attention is supported");
+  check_layer_types(fields, config.layers);
+  if (fields.has("quantization_config")) {
+    fields.fail(Code::unsupported, "quantization_config",
+                "is there: quantized weights are outside the contract, give the bf16 model");
+  }
+  if (config.type != ModelType::llama) {
+    refuse_true(fields, "mlp_bias", "only llama's feed-forward layers can have biases");
+  }
+}
+
+// ---- rotary embedding
+
+void read_llama3(ConfigFields& rope, RopeConfig& config) {
+  config.kind = RopeKind::llama3;
+  config.factor = rope.number("factor", 1, 1e6);
+  config.low_frequency_factor = rope.number("low_freq_factor", 1e-6, 1e6);
+  config.high_frequency_factor = rope.number("high_freq_factor", 1e-6, 1e6);
+  config.original_max_positions =
+      rope.integer("original_max_position_embeddings", 1, kMaxPositions);
+  if (rope.status().is_ok() && config.high_frequency_factor <= config.low_frequency_factor) {
+    rope.fail(Code::invalid, "high_freq_factor", "must be above low_freq_factor");
+  }
+}
+
+// transformers 5 has `rope_parameters` with everything in it; transformers 4 has `rope_theta`
+// beside a `rope_scaling` that may be null.
+Status read_rope(ConfigFields& fields, RopeConfig& config) {
+  const bool is_new = fields.has("rope_parameters");
+  const char* key = is_new ? "rope_parameters" : "rope_scaling";
+  if (is_new && fields.has("rope_scaling")) {
+    fields.fail(Code::invalid, "rope_scaling", "stands beside 'rope_parameters': keep one of them");
+    return fields.status();
+  }
+  const Json none = Json::object();
+  const Json& object = fields.has(key) ? *fields.find(key) : none;
+  if (!object.is_object()) {
+    fields.fail(Code::invalid, key, "must be an object or null");
+    return fields.status();
+  }
+
+  ConfigFields rope(object, std::string(key) + ".");
+  const char* type_key = rope.has("rope_type") || !rope.has("type") ? "rope_type" : "type";
+  const std::string type = rope.text(type_key, "default");
+  ConfigFields& theta_owner = rope.has("rope_theta") ? rope : fields;
+  config.theta = theta_owner.number("rope_theta", 1.5, 1e12);
+  if (rope.has("rope_theta") && fields.has("rope_theta") &&
+      fields.number("rope_theta", 1.5, 1e12) != config.theta) {
+    fields.fail(Code::invalid, "rope_theta", "differs from the one in the rope's own object");
+  }
+  refuse_number(rope, "partial_rotary_factor", 1);
+  if (type == "llama3") {
+    read_llama3(rope, config);
+  } else if (type == "default") {
+    config.kind = RopeKind::standard;
+  } else {
+    rope.fail(Code::unsupported, type_key,
+              "is '" + type + "': only 'default' and 'llama3' are supported");
+  }
+  return rope.status();
+}
+
+// ---- shapes
+
+void read_heads(ConfigFields& fields, ModelConfig& config) {
+  config.query_heads = fields.integer("num_attention_heads", 1, kMaxHeads);
+  // Old llama configs have no num_key_value_heads: one for each query head.
+  const bool is_optional = config.type == ModelType::llama;
+  config.kv_heads = fields.integer("num_key_value_heads", 1, kMaxHeads,
+                                   is_optional ? std::optional(config.query_heads) : std::nullopt);
+  if (!fields.status().is_ok()) return;
+  if (config.query_heads % config.kv_heads != 0) {
+    fields.fail(Code::invalid, "num_key_value_heads", "must divide num_attention_heads");
+  }
+  // Qwen3's default is a constant of the library, not a quotient: it must be written down.
+  if (config.type == ModelType::qwen3 || fields.has("head_dim")) {
+    config.head_width = fields.integer("head_dim", 1, kMaxHeadWidth);
+  } else if (config.width % config.query_heads == 0) {
+    config.head_width = config.width / config.query_heads;
+  } else {
+    fields.fail(Code::invalid, "hidden_size", "must be a multiple of num_attention_heads");
+  }
+  if (config.head_width % 2 != 0) fields.fail(Code::invalid, "head_dim", "must be even");
+}
+
+void read_biases(ConfigFields& fields, ModelConfig& config) {
+  const bool is_qwen2 = config.type == ModelType::qwen2;
+  const bool attention_bias = fields.boolean("attention_bias", is_qwen2);
+  config.qkv_bias = is_qwen2 || attention_bias;
+  config.output_bias = !is_qwen2 && attention_bias;
+  config.mlp_bias = config.type == ModelType::llama && fields.boolean("mlp_bias", false);
+}
+
+Result<ModelConfig> read_config(const Json& object) {
+  ConfigFields fields(object, "");
+  ModelConfig config;
+  config.type = read_type(fields);
+  if (!fields.status().is_ok()) return fields.status();
+  config.width = fields.integer("hidden_size", 1, kMaxWidth);
+  config.layers = fields.integer("num_hidden_layers", 1, kMaxLayers);
+  read_heads(fields, config);
+  config.feed_forward_width = fields.integer("intermediate_size", 1, kMaxWidth);
+  config.vocabulary = fields.integer("vocab_size", 1, kMaxVocabulary);
+  config.max_positions = fields.integer("max_position_embeddings", 1, kMaxPositions);
+  config.norm_epsilon = static_cast<float>(fields.number("rms_norm_eps", 1e-12, 1));
+  config.tied_embeddings = fields.boolean("tie_word_embeddings", false);
+  read_biases(fields, config);
+  config.head_norm = config.type == ModelType::qwen3;
+  config.rope.head_width = config.head_width;
+  const Status rope = read_rope(fields, config.rope);
+  refuse_unsupported(fields, config);
+  if (!fields.status().is_ok()) return fields.status();
+  if (!rope.is_ok()) return rope;
+  return config;
+}
+
+}  // namespace
+
+Result<ModelConfig> parse_config(std::string_view json_text) {
+  if (json_text.size() > kMaxConfigBytes) {
+    return Status(Code::invalid, "the config is larger than any config.json: give the right file");
+  }
+  const Json object = Json::parse(json_text, nullptr, /*allow_exceptions=*/false);
+  if (!object.is_object()) {
+    return Status(Code::invalid,
+                  "the config is not a JSON object: give a Hugging Face config.json");
+  }
+  try {
+    return read_config(object);
+  } catch (const Json::exception& error) {
+    return Status(Code::invalid, std::string("the config can't be read: ") + error.what());
+  }
+}
+
+Result<ModelConfig> load_config(const std::string& model_directory) {
+  const std::string path = model_directory + "/config.json";
+  EXACT_ASSIGN(const std::string text, read_file(path, kMaxConfigBytes));
+  auto config = parse_config(text);
+  if (config.is_ok()) return config;
+  return Status(config.status().code(), "'" + path + "': " + config.status().message());
+}
+
+Digest128 contract_id(const ModelConfig& config) {
+  const auto bits32 = [](float value) { return float_bits(value); };
+  const auto bits64 = [](double value) {
+    uint64_t bits;
+    __builtin_memcpy(&bits, &value, 8);
+    return bits;
+  };
+  const RopeConfig& rope = config.rope;
+  std::ostringstream text;
+  text << "rules=" << contract::kRulesVersion << "\ndevice=" << contract::kDevice
+       << "\nlinear=" << contract::kLinearForm << "\nnorm="
+       << (config.norm_form == NormForm::hf ? contract::kNormFormHf : contract::kNormFormFused)
+       << "\nattention=" << contract::kAttentionForm
+       << "\nlog_softmax=" << contract::kLogSoftmaxForm << "\nrandom=" << contract::kRandomForm
+       << "\nsampling=" << contract::kSamplingForm << "\ntype=" << model_type_name(config.type)
+       << "\nwidth=" << config.width << "\nlayers=" << config.layers
+       << "\nquery_heads=" << config.query_heads << "\nkv_heads=" << config.kv_heads
+       << "\nhead_width=" << config.head_width
+       << "\nfeed_forward_width=" << config.feed_forward_width
+       << "\nvocabulary=" << config.vocabulary << "\nmax_positions=" << config.max_positions
+       << "\ntied_embeddings=" << config.tied_embeddings << "\nqkv_bias=" << config.qkv_bias
+       << "\noutput_bias=" << config.output_bias << "\nmlp_bias=" << config.mlp_bias
+       << "\nhead_norm=" << config.head_norm << std::hex
+       << "\nnorm_epsilon=" << bits32(config.norm_epsilon) << "\nrope_theta=" << bits64(rope.theta)
+       << "\nrope=" << (rope.kind == RopeKind::llama3 ? "llama3" : "default");
+  if (rope.kind == RopeKind::llama3) {
+    text << "\nrope_factor=" << bits64(rope.factor)
+         << "\nrope_low=" << bits64(rope.low_frequency_factor)
+         << "\nrope_high=" << bits64(rope.high_frequency_factor) << std::dec
+         << "\nrope_original=" << rope.original_max_positions;
+  }
+  text << '\n';
+  return digest128(text.str());
+}
+
+}  // namespace exact

@@ -1,0 +1,40 @@
+// file.h owns the engine's few file operations: read a bounded file, and write one so that it is
+// whole or not there.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "kernels/base/result.h"
+
+namespace exact {
+
+// The status of a failed system call on `path`, from errno: not_found or device.
+Status system_error(std::string_view action, const std::string& path);
+
+// not_found: no such file; invalid: more than `max_bytes`; device: it can't be read.
+Result<std::string> read_file(const std::string& path, size_t max_bytes);
+
+// Writes to path + ".tmp". commit() makes it durable and renames it; without commit it vanishes.
+class AtomicFile {
+ public:
+  static Result<AtomicFile> create(const std::string& path);
+  AtomicFile(AtomicFile&& other) noexcept;
+  AtomicFile& operator=(AtomicFile&& other) = delete;
+  ~AtomicFile();
+
+  Status write(std::span<const std::byte> bytes);
+  Status write(std::string_view text);
+  Status commit();
+
+ private:
+  AtomicFile(std::string path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
+  std::string temporary_path() const { return path_ + ".tmp"; }
+
+  std::string path_;
+  int descriptor_ = -1;
+};
+
+}  // namespace exact
