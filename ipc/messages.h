@@ -1,18 +1,17 @@
 // messages.h owns every message between a client and the worker, and nothing about how it travels.
-// Field names and limits are part of the protocol (docs/protocol.md). A message is one struct with a
-// serialize() that names each field; codec.h turns it into bytes and back, and refuses what lies.
+// Field names and limits are part of the protocol (docs/protocol.md). A message is one struct with
+// a serialize() that names each field; codec.h turns it into bytes and back, and refuses what lies.
 //
 // Direction: -> client to worker, <- worker to client. Every -> message has exactly one answer with
 // the same request_id: its <- message, or ErrorReply. GenerateReply may come many steps later.
 #pragma once
 
-#include <cstdint>
-#include <string>
-#include <vector>
-
 #include <cereal/cereal.hpp>
 #include <cereal/types/string.hpp>
 #include <cereal/types/vector.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
 
 namespace exact::ipc {
 
@@ -48,14 +47,20 @@ struct ErrorReply {  // <-
   static constexpr MessageType kType = MessageType::error_reply;
   uint8_t code = 0;  // exact::Code
   std::string message;
-  template <class A> void serialize(A& a) { a(CEREAL_NVP(code), CEREAL_NVP(message)); }
+  template <class A>
+  void serialize(A& a) {
+    a(CEREAL_NVP(code), CEREAL_NVP(message));
+  }
 };
 
 struct Hello {  // -> first message of a client; an empty contract_id asks, a set one demands
   static constexpr MessageType kType = MessageType::hello;
   std::string client;       // free text for the log, at most 256 bytes
   std::string contract_id;  // 32 hex digits, or empty
-  template <class A> void serialize(A& a) { a(CEREAL_NVP(client), CEREAL_NVP(contract_id)); }
+  template <class A>
+  void serialize(A& a) {
+    a(CEREAL_NVP(client), CEREAL_NVP(contract_id));
+  }
 };
 
 struct HelloReply {  // <-
@@ -68,9 +73,10 @@ struct HelloReply {  // <-
   int32_t vocabulary = 0;
   int32_t max_context = 0;
   uint64_t max_message_bytes = 0;
-  int32_t max_requests = 0;        // of one client, unanswered
-  int32_t heartbeat_ms = 0;        // a client silent for three of these is taken for dead
-  template <class A> void serialize(A& a) {
+  int32_t max_requests = 0;  // of one client, unanswered
+  int32_t heartbeat_ms = 0;  // a client silent for three of these is taken for dead
+  template <class A>
+  void serialize(A& a) {
     a(CEREAL_NVP(server), CEREAL_NVP(backend), CEREAL_NVP(contract_id), CEREAL_NVP(weights_digest),
       CEREAL_NVP(weight_version), CEREAL_NVP(vocabulary), CEREAL_NVP(max_context),
       CEREAL_NVP(max_message_bytes), CEREAL_NVP(max_requests), CEREAL_NVP(heartbeat_ms));
@@ -79,13 +85,17 @@ struct HelloReply {  // <-
 
 struct Ping {  // -> keeps the client's requests alive while it waits
   static constexpr MessageType kType = MessageType::ping;
-  template <class A> void serialize(A&) {}
+  template <class A>
+  void serialize(A&) {}
 };
 
 struct Pong {  // <-
   static constexpr MessageType kType = MessageType::pong;
   uint64_t steps = 0;  // advances while the worker works
-  template <class A> void serialize(A& a) { a(CEREAL_NVP(steps)); }
+  template <class A>
+  void serialize(A& a) {
+    a(CEREAL_NVP(steps));
+  }
 };
 
 struct Generate {  // ->
@@ -98,7 +108,8 @@ struct Generate {  // ->
   float top_p = 1.0f;          // 1: off
   uint64_t seed = 0;           // sample i draws with (seed, i)
   std::vector<int32_t> stop_ids;
-  template <class A> void serialize(A& a) {
+  template <class A>
+  void serialize(A& a) {
     a(CEREAL_NVP(prompt), CEREAL_NVP(n), CEREAL_NVP(max_new_tokens), CEREAL_NVP(temperature),
       CEREAL_NVP(top_k), CEREAL_NVP(top_p), CEREAL_NVP(seed), CEREAL_NVP(stop_ids));
   }
@@ -108,7 +119,8 @@ struct VersionSpan {
   int32_t begin = 0;  // index of the first token made by this version
   uint64_t weight_version = 0;
   std::string weights_digest;
-  template <class A> void serialize(A& a) {
+  template <class A>
+  void serialize(A& a) {
     a(CEREAL_NVP(begin), CEREAL_NVP(weight_version), CEREAL_NVP(weights_digest));
   }
 };
@@ -121,7 +133,8 @@ struct Completion {
   std::vector<float> logprobs;            // raw, exact bits
   std::vector<float> processed_logprobs;  // of the distribution that was drawn from
   std::vector<VersionSpan> versions;
-  template <class A> void serialize(A& a) {
+  template <class A>
+  void serialize(A& a) {
     a(CEREAL_NVP(sample_index), CEREAL_NVP(finish_reason), CEREAL_NVP(error), CEREAL_NVP(tokens),
       CEREAL_NVP(logprobs), CEREAL_NVP(processed_logprobs), CEREAL_NVP(versions));
   }
@@ -132,7 +145,8 @@ struct GenerateReply {  // <- when the last sample of the group is done
   std::string contract_id;
   uint64_t seed = 0;
   std::vector<Completion> completions;  // by sample_index
-  template <class A> void serialize(A& a) {
+  template <class A>
+  void serialize(A& a) {
     a(CEREAL_NVP(contract_id), CEREAL_NVP(seed), CEREAL_NVP(completions));
   }
 };
@@ -140,7 +154,10 @@ struct GenerateReply {  // <- when the last sample of the group is done
 struct Score {  // ->
   static constexpr MessageType kType = MessageType::score;
   std::vector<int32_t> tokens;  // at least two
-  template <class A> void serialize(A& a) { a(CEREAL_NVP(tokens)); }
+  template <class A>
+  void serialize(A& a) {
+    a(CEREAL_NVP(tokens));
+  }
 };
 
 struct ScoreReply {  // <-
@@ -149,7 +166,8 @@ struct ScoreReply {  // <-
   uint64_t weight_version = 0;
   std::string weights_digest;
   std::vector<float> logprobs;  // tokens - 1
-  template <class A> void serialize(A& a) {
+  template <class A>
+  void serialize(A& a) {
     a(CEREAL_NVP(contract_id), CEREAL_NVP(weight_version), CEREAL_NVP(weights_digest),
       CEREAL_NVP(logprobs));
   }
@@ -158,18 +176,25 @@ struct ScoreReply {  // <-
 struct Cancel {  // -> the cancelled request is answered too, with what it has
   static constexpr MessageType kType = MessageType::cancel;
   uint64_t target_request_id = 0;  // of this client
-  template <class A> void serialize(A& a) { a(CEREAL_NVP(target_request_id)); }
+  template <class A>
+  void serialize(A& a) {
+    a(CEREAL_NVP(target_request_id));
+  }
 };
 
 struct CancelReply {  // <-
   static constexpr MessageType kType = MessageType::cancel_reply;
   bool found = false;
-  template <class A> void serialize(A& a) { a(CEREAL_NVP(found)); }
+  template <class A>
+  void serialize(A& a) {
+    a(CEREAL_NVP(found));
+  }
 };
 
 struct StatusQuery {  // ->
   static constexpr MessageType kType = MessageType::status;
-  template <class A> void serialize(A&) {}
+  template <class A>
+  void serialize(A&) {}
 };
 
 struct StatusReply {  // <-
@@ -180,21 +205,23 @@ struct StatusReply {  // <-
   uint64_t steps = 0, tokens_generated = 0, last_logits_hash = 0;
   bool draining = false;
   std::string update_state;  // idle, receiving, committing
-  template <class A> void serialize(A& a) {
+  template <class A>
+  void serialize(A& a) {
     a(CEREAL_NVP(running), CEREAL_NVP(waiting), CEREAL_NVP(pages_free), CEREAL_NVP(pages_total),
-      CEREAL_NVP(clients), CEREAL_NVP(weight_version), CEREAL_NVP(weights_digest), CEREAL_NVP(steps),
-      CEREAL_NVP(tokens_generated), CEREAL_NVP(last_logits_hash), CEREAL_NVP(draining),
-      CEREAL_NVP(update_state));
+      CEREAL_NVP(clients), CEREAL_NVP(weight_version), CEREAL_NVP(weights_digest),
+      CEREAL_NVP(steps), CEREAL_NVP(tokens_generated), CEREAL_NVP(last_logits_hash),
+      CEREAL_NVP(draining), CEREAL_NVP(update_state));
   }
 };
 
 // ---- weight updates: begin -> ready -> (bucket -> done)* -> commit -> committed
 struct ManifestTensor {
-  std::string name;  // Hugging Face
+  std::string name;   // Hugging Face
   std::string dtype;  // "BF16"
   std::vector<int64_t> shape;
   std::string digest;  // xxh3-128 of the tensor's bytes, 32 hex digits
-  template <class A> void serialize(A& a) {
+  template <class A>
+  void serialize(A& a) {
     a(CEREAL_NVP(name), CEREAL_NVP(dtype), CEREAL_NVP(shape), CEREAL_NVP(digest));
   }
 };
@@ -205,10 +232,11 @@ struct UpdateBegin {  // ->
   static constexpr MessageType kType = MessageType::update_begin;
   uint64_t weight_version = 0;  // above the live one
   std::string contract_id;
-  uint8_t policy = 0;           // exact::UpdatePolicy
-  uint64_t bucket_bytes = 0;    // wanted; the worker may give less
+  uint8_t policy = 0;         // exact::UpdatePolicy
+  uint64_t bucket_bytes = 0;  // wanted; the worker may give less
   std::vector<ManifestTensor> tensors;
-  template <class A> void serialize(A& a) {
+  template <class A>
+  void serialize(A& a) {
     a(CEREAL_NVP(weight_version), CEREAL_NVP(contract_id), CEREAL_NVP(policy),
       CEREAL_NVP(bucket_bytes), CEREAL_NVP(tensors));
   }
@@ -220,8 +248,9 @@ struct UpdateReady {  // <-
   std::string segment_name;  // shared memory, made and owned by the worker
   uint64_t segment_bytes = 0;
   uint64_t bucket_bytes = 0;
-  int32_t timeout_ms = 0;    // between two messages of the update
-  template <class A> void serialize(A& a) {
+  int32_t timeout_ms = 0;  // between two messages of the update
+  template <class A>
+  void serialize(A& a) {
     a(CEREAL_NVP(session), CEREAL_NVP(segment_name), CEREAL_NVP(segment_bytes),
       CEREAL_NVP(bucket_bytes), CEREAL_NVP(timeout_ms));
   }
@@ -231,27 +260,37 @@ struct UpdateBucket {  // -> half (index % 2) of the segment holds bucket `index
   static constexpr MessageType kType = MessageType::update_bucket;
   uint64_t session = 0;
   uint64_t index = 0;
-  template <class A> void serialize(A& a) { a(CEREAL_NVP(session), CEREAL_NVP(index)); }
+  template <class A>
+  void serialize(A& a) {
+    a(CEREAL_NVP(session), CEREAL_NVP(index));
+  }
 };
 
 struct UpdateBucketDone {  // <- its half may be written again
   static constexpr MessageType kType = MessageType::update_bucket_done;
   uint64_t session = 0;
   uint64_t index = 0;
-  template <class A> void serialize(A& a) { a(CEREAL_NVP(session), CEREAL_NVP(index)); }
+  template <class A>
+  void serialize(A& a) {
+    a(CEREAL_NVP(session), CEREAL_NVP(index));
+  }
 };
 
 struct UpdateCommit {  // ->
   static constexpr MessageType kType = MessageType::update_commit;
   uint64_t session = 0;
-  template <class A> void serialize(A& a) { a(CEREAL_NVP(session)); }
+  template <class A>
+  void serialize(A& a) {
+    a(CEREAL_NVP(session));
+  }
 };
 
 struct UpdateCommitted {  // <- once the new version is live
   static constexpr MessageType kType = MessageType::update_committed;
   uint64_t weight_version = 0;
   std::string weights_digest;
-  template <class A> void serialize(A& a) {
+  template <class A>
+  void serialize(A& a) {
     a(CEREAL_NVP(weight_version), CEREAL_NVP(weights_digest));
   }
 };
@@ -259,13 +298,19 @@ struct UpdateCommitted {  // <- once the new version is live
 struct UpdateAbort {  // ->
   static constexpr MessageType kType = MessageType::update_abort;
   uint64_t session = 0;
-  template <class A> void serialize(A& a) { a(CEREAL_NVP(session)); }
+  template <class A>
+  void serialize(A& a) {
+    a(CEREAL_NVP(session));
+  }
 };
 
 struct UpdateAborted {  // <-
   static constexpr MessageType kType = MessageType::update_aborted;
   uint64_t weight_version = 0;  // still live
-  template <class A> void serialize(A& a) { a(CEREAL_NVP(weight_version)); }
+  template <class A>
+  void serialize(A& a) {
+    a(CEREAL_NVP(weight_version));
+  }
 };
 
 }  // namespace exact::ipc
