@@ -1,5 +1,6 @@
 #include "engine/config.h"
 
+#include <locale>
 #include <optional>
 #include <sstream>
 
@@ -257,6 +258,7 @@ Digest128 contract_id(const ModelConfig& config) {
   };
   const RopeConfig& rope = config.rope;
   std::ostringstream text;
+  text.imbue(std::locale::classic());  // a locale could group the digits
   text << "rules=" << contract::kRulesVersion << "\ndevice=" << contract::kDevice
        << "\nlinear=" << contract::kLinearForm << "\nnorm="
        << (config.norm_form == NormForm::hf ? contract::kNormFormHf : contract::kNormFormFused)
