@@ -20,7 +20,7 @@ namespace exact::worker {
 struct ServerLimits {
   int32_t max_clients = 256;                 // connected and not silent
   int32_t max_requests = 1024;               // unanswered generate and score, of one client
-  uint64_t max_message_bytes = 16ull << 20;  // of one message, header and body
+  uint64_t max_message_bytes = 64ull << 20;  // of one message, header and body
   int32_t max_queued_messages = 1024;        // per client and direction, in the socket
   uint64_t max_bucket_bytes = 256ull << 20;  // half of an update's segment
   int32_t heartbeat_ms = 5'000;              // a client silent for three of these is dead

@@ -1,0 +1,220 @@
+// server_dispatch.cc owns what each message does. A handler answers, or returns why it won't: then
+// the sender gets an ErrorReply with that sentence.
+#include <span>
+#include <utility>
+
+#include "worker/convert.h"
+#include "worker/server_impl.h"
+#include "worker/version.h"
+
+namespace exact::worker {
+namespace {
+
+constexpr size_t kMaxClientNameBytes = 256;
+
+std::span<const std::byte> bytes_of(const std::string& text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+}  // namespace
+
+void Server::Impl::handle(const ipc::Incoming& incoming, Clock::time_point now) {
+  Client* client = clients_.find(incoming.peer);
+  if (client != nullptr) client->heard = now;
+  if (!incoming.error.is_ok()) return refuse(incoming.peer, 0, incoming.error);
+  const Result<ipc::Header> header = ipc::decode_header(bytes_of(incoming.header));
+  if (!header) return refuse(incoming.peer, 0, header.status());
+
+  const Context context{incoming.peer, header->request_id, now};
+  if (const Status status = check_sender(*header, context); !status.is_ok()) {
+    return refuse(context.peer, context.request_id, status);
+  }
+  dispatch(*header, incoming.body, context);
+}
+
+Status Server::Impl::check_sender(const ipc::Header& header, const Context& context) {
+  const Client* client = clients_.find(context.peer);
+  if (client == nullptr) {
+    if (header.type == ipc::MessageType::hello) return {};
+    return Status(Code::invalid, "the first message must be Hello: say Hello, then try again");
+  }
+  // Two answers with one request_id could not be told apart.
+  if (client->requests.contains(context.request_id) ||
+      session_.waiting_request(context.peer) == context.request_id) {
+    return Status(Code::invalid, "request_id " + std::to_string(context.request_id) +
+                                     " is in flight already: choose another");
+  }
+  return {};
+}
+
+void Server::Impl::dispatch(const ipc::Header& header, const std::string& body,
+                            const Context& context) {
+  switch (header.type) {
+    case ipc::MessageType::hello:
+      return decode_and_handle<ipc::Hello>(header, body, context);
+    case ipc::MessageType::ping:
+      return decode_and_handle<ipc::Ping>(header, body, context);
+    case ipc::MessageType::generate:
+      return decode_and_handle<ipc::Generate>(header, body, context);
+    case ipc::MessageType::score:
+      return decode_and_handle<ipc::Score>(header, body, context);
+    case ipc::MessageType::cancel:
+      return decode_and_handle<ipc::Cancel>(header, body, context);
+    case ipc::MessageType::status:
+      return decode_and_handle<ipc::StatusQuery>(header, body, context);
+    case ipc::MessageType::update_begin:
+      return decode_and_handle<ipc::UpdateBegin>(header, body, context);
+    case ipc::MessageType::update_bucket:
+      return decode_and_handle<ipc::UpdateBucket>(header, body, context);
+    case ipc::MessageType::update_commit:
+      return decode_and_handle<ipc::UpdateCommit>(header, body, context);
+    case ipc::MessageType::update_abort:
+      return decode_and_handle<ipc::UpdateAbort>(header, body, context);
+    default:
+      return refuse(context.peer, context.request_id,
+                    Status(Code::invalid,
+                           "message type " + std::to_string(static_cast<uint16_t>(header.type)) +
+                               " (" + std::string(ipc::message_type_name(header.type)) +
+                               ") is not one that a client sends"));
+  }
+}
+
+template <class Message>
+void Server::Impl::decode_and_handle(const ipc::Header& header, const std::string& body,
+                                     const Context& context) {
+  Result<Message> message = ipc::decode_body<Message>(header, bytes_of(body));
+  const Status status =
+      message ? handle_message(std::move(message).value(), context) : message.status();
+  if (!status.is_ok()) refuse(context.peer, context.request_id, status);
+}
+
+Status Server::Impl::handle_message(ipc::Hello message, const Context& context) {
+  if (message.client.size() > kMaxClientNameBytes) {
+    return Status(Code::invalid, "client has " + std::to_string(message.client.size()) +
+                                     " bytes; it may have " + std::to_string(kMaxClientNameBytes));
+  }
+  if (!message.contract_id.empty() && message.contract_id != contract_id_) {
+    return Status(Code::contract_mismatch,
+                  "contract_id is '" + message.contract_id.substr(0, 32) + "', the worker's is '" +
+                      contract_id_ + "': use a worker and a trainer of the same rules and model");
+  }
+  EXACT_RETURN_IF_ERROR(clients_.greet(context.peer, message.client, context.now));
+  log(LogLevel::info, "client_connected client=" + clients_.find(context.peer)->name +
+                          " clients=" + std::to_string(clients_.count()));
+  const EngineStatus status = engine_.status();
+  ipc::HelloReply reply;
+  reply.server = "exact-rollout " + std::string(kVersion);
+  reply.backend = options_.backend_name;
+  reply.contract_id = contract_id_;
+  reply.weights_digest = status.weights_digest.to_hex();
+  reply.weight_version = status.version.value;
+  reply.vocabulary = engine_.config().vocabulary;
+  reply.max_context = engine_.limits().max_context;
+  reply.max_message_bytes = options_.limits.max_message_bytes;
+  reply.max_requests = options_.limits.max_requests;
+  reply.heartbeat_ms = options_.limits.heartbeat_ms;
+  answer(context.peer, context.request_id, reply);
+  return {};
+}
+
+Status Server::Impl::handle_message(ipc::Ping, const Context& context) {
+  answer(context.peer, context.request_id, ipc::Pong{engine_.status().steps});
+  return {};
+}
+
+Status Server::Impl::check_accepting(const Context& context) {
+  if (draining_) {
+    return Status(Code::exhausted, "the worker is draining and takes no new work: use another");
+  }
+  return clients_.check_room(context.peer, context.request_id);
+}
+
+Status Server::Impl::handle_message(ipc::Generate message, const Context& context) {
+  EXACT_RETURN_IF_ERROR(check_accepting(context));
+  const uint64_t bytes = reply_bytes(message, engine_.limits().max_context);
+  if (bytes > options_.limits.max_message_bytes) {
+    return Status(Code::invalid, "n and max_new_tokens allow an answer of " +
+                                     std::to_string(bytes) + " bytes, more than the " +
+                                     std::to_string(options_.limits.max_message_bytes) +
+                                     " of one message: ask for fewer samples or tokens");
+  }
+  InFlight request{context.peer, context.request_id, false, message.n, {}};
+  request.reply.contract_id = contract_id_;
+  request.reply.seed = message.seed;
+  const RequestId id{next_request_++};
+  EXACT_RETURN_IF_ERROR(engine_.submit(to_request(id, std::move(message))));
+  clients_.add(id, std::move(request));
+  return {};
+}
+
+Status Server::Impl::handle_message(ipc::Score message, const Context& context) {
+  EXACT_RETURN_IF_ERROR(check_accepting(context));
+  const RequestId id{next_request_++};
+  EXACT_RETURN_IF_ERROR(engine_.submit(ScoreRequest{id, std::move(message.tokens)}));
+  clients_.add(id, InFlight{context.peer, context.request_id, true, 1, {}});
+  return {};
+}
+
+Status Server::Impl::handle_message(ipc::Cancel message, const Context& context) {
+  const Client* client = clients_.find(context.peer);
+  const auto target = client->requests.find(message.target_request_id);
+  const bool found = target != client->requests.end() && engine_.cancel(target->second).is_ok();
+  answer(context.peer, context.request_id, ipc::CancelReply{found});
+  return {};
+}
+
+Status Server::Impl::handle_message(ipc::StatusQuery, const Context& context) {
+  const EngineStatus status = engine_.status();
+  ipc::StatusReply reply;
+  reply.running = status.running;
+  reply.waiting = status.waiting;
+  reply.pages_free = status.pages_free;
+  reply.pages_total = status.pages_total;
+  reply.clients = static_cast<int32_t>(clients_.count());
+  reply.weight_version = status.version.value;
+  reply.weights_digest = status.weights_digest.to_hex();
+  reply.steps = status.steps;
+  reply.tokens_generated = status.tokens_generated;
+  reply.last_logits_hash = status.last_logits_hash;
+  reply.draining = draining_;
+  reply.update_state = session_.state_name();
+  answer(context.peer, context.request_id, reply);
+  return {};
+}
+
+Status Server::Impl::handle_message(ipc::UpdateBegin message, const Context& context) {
+  EXACT_RETURN_IF_ERROR(check_accepting(context));
+  EXACT_ASSIGN(const ipc::UpdateReady ready, session_.begin(context.peer, message, context.now));
+  log(LogLevel::info, "update_begun version=" + std::to_string(message.weight_version) +
+                          " client=" + clients_.find(context.peer)->name +
+                          " bucket_bytes=" + std::to_string(ready.bucket_bytes));
+  answer(context.peer, context.request_id, ready);
+  return {};
+}
+
+Status Server::Impl::handle_message(ipc::UpdateBucket message, const Context& context) {
+  Result<ipc::UpdateBucketDone> done = session_.bucket(context.peer, message, context.now);
+  if (!done) {
+    log(LogLevel::warning, "update_refused error=\"" + done.status().message() + "\"");
+    return done.status();
+  }
+  answer(context.peer, context.request_id, *done);
+  return {};
+}
+
+Status Server::Impl::handle_message(ipc::UpdateCommit message, const Context& context) {
+  const Status status = session_.commit(context.peer, context.request_id, message);
+  if (!status.is_ok()) {
+    log(LogLevel::warning, "update_refused error=\"" + status.message() + "\"");
+  }
+  return status;
+}
+
+Status Server::Impl::handle_message(ipc::UpdateAbort message, const Context& context) {
+  EXACT_ASSIGN(const ipc::UpdateAborted aborted, session_.abort(context.peer, message));
+  log(LogLevel::info, "update_aborted version=" + std::to_string(aborted.weight_version));
+  answer(context.peer, context.request_id, aborted);
+  return {};
+}
+
+}  // namespace exact::worker

@@ -1,0 +1,99 @@
+// server_impl.h owns the inside of the server: its state, all touched by the loop's thread alone,
+// and two flags that anybody may set. server.cc has the loop, server_dispatch.cc the messages.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "ipc/codec.h"
+#include "ipc/socket.h"
+#include "worker/clients.h"
+#include "worker/server.h"
+#include "worker/weight_session.h"
+
+namespace exact::worker {
+
+class Server::Impl {
+ public:
+  Impl(Engine& engine, const ServerOptions& options, std::unique_ptr<ipc::ServerSocket> socket);
+
+  Status run();
+  void drain() { drain_ = true; }
+  void stop() { stop_ = true; }
+  const std::string& endpoint() const { return socket_->endpoint(); }
+
+ private:
+  // What a handler knows of the message in hand.
+  struct Context {
+    const std::string& peer;
+    uint64_t request_id = 0;
+    Clock::time_point now;
+  };
+
+  // ---- the loop (server.cc)
+  // True when nothing is left to read.
+  Result<bool> receive_messages();
+  void forget_lost(Clock::time_point now, bool all_read);
+  Status step_engine();
+  void deliver(SampleResult result);
+  void deliver(ScoreResult result);
+  void deliver_commit();
+  void fail_all(const Status& reason);
+  bool is_done() const;
+
+  // ---- answers (server.cc). Whoever can't be answered is dropped.
+  template <class Message>
+  void answer(const std::string& peer, uint64_t request_id, const Message& message);
+  void refuse(const std::string& peer, uint64_t request_id, const Status& reason);
+  void send(const std::string& peer, const ipc::Frames& frames);
+  void drop_client(const std::string& peer, std::string_view why);
+  void log(LogLevel level, const std::string& line) const;
+
+  // ---- messages (server_dispatch.cc)
+  void handle(const ipc::Incoming& incoming, Clock::time_point now);
+  Status check_sender(const ipc::Header& header, const Context& context);
+  void dispatch(const ipc::Header& header, const std::string& body, const Context& context);
+  template <class Message>
+  void decode_and_handle(const ipc::Header& header, const std::string& body,
+                         const Context& context);
+  Status handle_message(ipc::Hello message, const Context& context);
+  Status handle_message(ipc::Ping message, const Context& context);
+  Status handle_message(ipc::Generate message, const Context& context);
+  Status handle_message(ipc::Score message, const Context& context);
+  Status handle_message(ipc::Cancel message, const Context& context);
+  Status handle_message(ipc::StatusQuery message, const Context& context);
+  Status handle_message(ipc::UpdateBegin message, const Context& context);
+  Status handle_message(ipc::UpdateBucket message, const Context& context);
+  Status handle_message(ipc::UpdateCommit message, const Context& context);
+  Status handle_message(ipc::UpdateAbort message, const Context& context);
+  Status check_accepting(const Context& context);
+
+  Engine& engine_;
+  ServerOptions options_;
+  std::unique_ptr<ipc::ServerSocket> socket_;
+  Clients clients_;
+  WeightSession session_;
+  std::string contract_id_;
+  uint64_t next_request_ = 1;
+  std::atomic<bool> drain_{false};
+  std::atomic<bool> stop_{false};
+  bool draining_ = false;  // drain_, as the loop last saw it
+};
+
+template <class Message>
+void Server::Impl::answer(const std::string& peer, uint64_t request_id, const Message& message) {
+  const ipc::Frames frames = ipc::encode(message, request_id);
+  const uint64_t bytes = frames.body.size();
+  if (bytes > options_.limits.max_message_bytes) {
+    return refuse(peer, request_id,
+                  Status(Code::exhausted, "the answer has " + std::to_string(bytes) +
+                                              " bytes, more than the " +
+                                              std::to_string(options_.limits.max_message_bytes) +
+                                              " of one message: ask for less at once"));
+  }
+  send(peer, frames);
+}
+
+}  // namespace exact::worker
