@@ -29,7 +29,7 @@ struct EngineLimits {
 };
 
 struct SamplingParams {
-  float temperature = 1.0f;  // [0, 100]; 0 is greedy
+  float temperature = 1.0f;  // [1e-4, 100], or 0: greedy
   int32_t top_k = 0;         // 0: off
   float top_p = 1.0f;        // (0, 1]
   uint64_t seed = 0;

@@ -50,9 +50,10 @@ struct StepPlan {
 };
 
 // Rules, in order: every running sequence goes on before any is admitted, oldest first; decode rows
-// (one row) come before prefill rows; prefill is cut to what is left of max_step_tokens; when pages
-// run out the youngest running sequence is preempted, never the only one; a waiting sequence is
-// admitted while a place, a row and a page for its first chunk are free, and never in a step that
+// (one row) come before prefill rows, but the oldest sequence always keeps a row; prefill is cut to
+// what is left of max_step_tokens; when pages run out the youngest running sequence is preempted for
+// an older one, and the youngest itself takes what pages are left or waits; a waiting sequence is
+// admitted while a place, a row and the pages of its first chunk are free, and never in a step that
 // preempted. A single sequence always makes progress if the pool can hold its known tokens.
 // `plan` is overwritten; its vectors keep their memory.
 void plan_step(const SchedulerState& state, const SchedulerLimits& limits, StepPlan& plan);
