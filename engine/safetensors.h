@@ -1,6 +1,7 @@
 // safetensors.h owns the safetensors format: a bounded reader over a mapped file, and a writer.
-// A header that lies (lengths, offsets, overlaps, gaps, duplicate names, wrong sizes for a shape) is
-// refused; nothing is allocated from a number in the file before it is checked against the file's size.
+// A header that lies (lengths, offsets, overlaps, gaps, duplicate names, wrong sizes for a shape)
+// is refused; nothing is allocated from a number in the file before it is checked against the
+// file's size.
 #pragma once
 
 #include <cstddef>
@@ -48,7 +49,8 @@ struct SafetensorsOutput {
   std::span<const std::byte> bytes;
 };
 
-// Writes to `path` + ".tmp", fsyncs, renames: the file is whole or not there. metadata {"format": "pt"}.
+// Writes to `path` + ".tmp", fsyncs, renames: the file is whole or not there. metadata {"format":
+// "pt"}.
 Status write_safetensors(const std::string& path, std::span<const SafetensorsOutput> tensors);
 
 }  // namespace exact
