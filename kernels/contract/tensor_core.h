@@ -52,13 +52,21 @@ EXACT_HD int64_t align_term(TensorCoreTerm term, int fraction_bits, int e_max) {
   return term.significand < 0 ? -aligned : aligned;
 }
 
+// The index of the highest set bit; value is not 0.
+EXACT_HD int leading_bit(uint64_t value) {
+#if defined(__CUDA_ARCH__)
+  return 63 - __clzll(static_cast<long long>(value));
+#else
+  return 63 - __builtin_clzll(value);
+#endif
+}
+
 // sum * 2^(e_max - 25), truncated towards zero to fp32.
 EXACT_HD float truncate_sum(int64_t sum, int e_max) {
   if (sum == 0) return 0.0f;
   const uint32_t sign = sum < 0 ? 0x80000000u : 0u;
   const uint64_t magnitude = static_cast<uint64_t>(sum < 0 ? -sum : sum);
-  int top = 0;
-  while (magnitude >> top > 1) top++;
+  const int top = leading_bit(magnitude);
   const int exponent = e_max - kSumFractionBits + top;
   if (exponent > 127) return float_from_bits(sign | 0x7f800000u);
   // The exponent of the last kept bit: 23 below the leading one, or that of the subnormals.

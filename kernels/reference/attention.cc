@@ -15,7 +15,6 @@ namespace {
 struct HeadRows {
   const uint16_t* data;
   int64_t stride;
-  int64_t row_count;
 };
 
 // Scores of one block; keys after the query's position are masked.
@@ -29,34 +28,26 @@ void score_block(const uint16_t* query, const HeadRows& keys, int head_width, in
   }
 }
 
-// A block may reach beyond the sequence: values there are zeros, as their probabilities are.
-std::vector<uint16_t> value_column(const HeadRows& values, int64_t first_key, size_t block, int d) {
-  std::vector<uint16_t> column(block, 0);
-  for (size_t i = 0; i < block; i++) {
-    const int64_t key = first_key + static_cast<int64_t>(i);
-    if (key < values.row_count) column[i] = values.data[key * values.stride + d];
-  }
-  return column;
-}
-
 void attend(const uint16_t* query, const HeadRows& keys, const HeadRows& values, int head_width,
             int64_t position, uint16_t* out) {
   const int block = contract::key_block(head_width);
   const float c = contract::score_scale(head_width);
-  const auto block_size = static_cast<size_t>(block);
-  std::vector<float> scores(block_size);
-  std::vector<uint16_t> probabilities(block_size);
+  std::vector<float> scores(static_cast<size_t>(block));
+  std::vector<uint16_t> probabilities(static_cast<size_t>(block));
   std::vector<float> sums(static_cast<size_t>(head_width), 0.0f);
   contract::SoftmaxRow row = contract::new_softmax_row();
   for (int64_t first_key = position / block * block; first_key >= 0; first_key -= block) {
     score_block(query, keys, head_width, first_key, position, scores);
     const float factor =
         contract::softmax_block(row, scores.data(), block, c, probabilities.data());
+    // Keys after the query's position take no part, not even with the exponent of their zero
+    // product: a row depends on its own prefix alone.
+    const int64_t seen = std::min<int64_t>(block, position + 1 - first_key);
     for (int d = 0; d < head_width; d++) {
-      const std::vector<uint16_t> column = value_column(values, first_key, block_size, d);
       float& sum = sums[static_cast<size_t>(d)];
-      sum = contract::tensor_core_chain(probabilities.data(), 1, column.data(), 1, block,
-                                        sum * factor);
+      sum = contract::tensor_core_chain(probabilities.data(), 1,
+                                        values.data + first_key * values.stride + d, values.stride,
+                                        seen, sum * factor);
     }
   }
   const float inverse = 1.0f / contract::softmax_sum(row.lane_sums);
@@ -84,11 +75,11 @@ void attention(const AttentionShape& shape, std::span<const uint16_t> query, int
   for (int64_t t = 0; t < rows; t++) {
     for (int64_t h = 0; h < shape.query_heads; h++) {
       const int64_t kv_head = h / (shape.query_heads / shape.kv_heads);
-      const HeadRows key_rows_of_head{keys.data() + kv_head * width, kv_width, key_rows};
-      const HeadRows value_rows_of_head{values.data() + kv_head * width, kv_width, key_rows};
+      const HeadRows head_keys{keys.data() + kv_head * width, kv_width};
+      const HeadRows head_values{values.data() + kv_head * width, kv_width};
       const int64_t at = t * query_width + h * width;
-      attend(query.data() + at, key_rows_of_head, value_rows_of_head, shape.head_width,
-             first_position + t, out.data() + at);
+      attend(query.data() + at, head_keys, head_values, shape.head_width, first_position + t,
+             out.data() + at);
     }
   }
 }
