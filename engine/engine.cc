@@ -101,6 +101,7 @@ Result<std::unique_ptr<Engine::Impl>> Engine::Impl::create(const ModelConfig& co
                backend.allocate_kv({config.layers, resolved.page_count, resolved.page_size,
                                     config.kv_heads, config.head_width}));
   impl->live_ = std::move(weights);
+  impl->live_digest_ = impl->live_->digest();
   return impl;
 }
 
@@ -186,8 +187,8 @@ void Engine::Impl::finish(Sequence& sequence, FinishReason reason, Status error,
   if (sequence.is_score) {
     if (reason == FinishReason::cancelled)
       error = Status(Code::cancelled, "cancelled by the client");
-    report.scores.push_back({sequence.request, std::move(error), std::move(sequence.logprobs),
-                             version_, live_->digest()});
+    report.scores.push_back(
+        {sequence.request, std::move(error), std::move(sequence.logprobs), version_, live_digest_});
   } else {
     SampleResult result;
     result.request = sequence.request;

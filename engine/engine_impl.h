@@ -76,6 +76,7 @@ class Engine::Impl {
   PagePool pages_;
 
   std::unique_ptr<WeightSlot> live_, staging_;
+  Digest128 live_digest_;  // of live_
   WeightVersion version_{1};
   bool update_open_ = false;     // between begin_update and commit or abort
   bool update_pending_ = false;  // committed, not live yet

@@ -148,7 +148,7 @@ void Engine::Impl::append_token(Sequence& sequence, const SampleOutcome& outcome
                   report);
   }
   if (sequence.versions.empty() || sequence.versions.back().version != version_) {
-    sequence.versions.push_back({sequence.generated(), version_, live_->digest()});
+    sequence.versions.push_back({sequence.generated(), version_, live_digest_});
   }
   sequence.tokens.push_back(outcome.token);
   sequence.logprobs.push_back(outcome.logprob);
@@ -188,7 +188,7 @@ EngineStatus Engine::Impl::status() const {
   status.pages_free = pages_.free_pages();
   status.pages_total = pages_.page_count();
   status.version = version_;
-  status.weights_digest = live_->digest();
+  status.weights_digest = live_digest_;
   status.steps = steps_;
   status.tokens_generated = tokens_generated_;
   if (last_logits_.data != nullptr && !failed_) {

@@ -69,6 +69,7 @@ void Engine::Impl::apply_pending_update(StepReport& report) {
 
 void Engine::Impl::make_live() {
   std::swap(live_, staging_);
+  live_digest_ = live_->digest();
   version_ = pending_version_;
   update_pending_ = false;
 }
