@@ -29,11 +29,4 @@ Result<Endpoint> parse_endpoint(std::string_view text, bool is_server);
 // ipc://$XDG_RUNTIME_DIR/exact-rollout/worker.sock, or ipc:///tmp/exact-rollout-<uid>/worker.sock
 std::string default_endpoint();
 
-// The directory of a socket's path belongs to this user (or root), and nobody else may write to it.
-// not_found: there is none; invalid: says how to mend it.
-Status check_socket_directory(const std::string& path);
-
-// Makes the directory with mode 0700 where there is none (its parent must exist), then checks it.
-Status make_socket_directory(const std::string& path);
-
 }  // namespace exact::ipc

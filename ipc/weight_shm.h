@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -76,6 +77,7 @@ class WeightSegmentWriter {
   std::unique_ptr<ShmRegion> region_;
   uint64_t session_ = 0;
   uint64_t bucket_bytes_ = 0;
+  std::optional<uint64_t> open_bucket_;
 };
 
 }  // namespace exact::ipc
