@@ -1,13 +1,11 @@
 #include "engine/config.h"
 
-#include <locale>
 #include <optional>
 #include <sstream>
 
 #include "engine/config_fields.h"
 #include "engine/file.h"
-#include "kernels/base/bf16.h"
-#include "kernels/contract/contract_id.h"
+#include "kernels/contract/shape.h"
 
 namespace exact {
 namespace {
@@ -19,18 +17,6 @@ constexpr int64_t kMaxHeadWidth = 1024;
 constexpr int64_t kMaxWidth = int64_t{1} << 20;
 constexpr int64_t kMaxVocabulary = int64_t{1} << 22;
 constexpr int64_t kMaxPositions = int64_t{1} << 24;  // beyond, a position is not an exact fp32
-
-const char* model_type_name(ModelType type) {
-  switch (type) {
-    case ModelType::llama:
-      return "llama";
-    case ModelType::qwen2:
-      return "qwen2";
-    case ModelType::qwen3:
-      return "qwen3";
-  }
-  return "unknown";
-}
 
 const char* architecture_name(ModelType type) {
   switch (type) {
@@ -200,6 +186,23 @@ void read_biases(ConfigFields& fields, ModelConfig& config) {
   config.mlp_bias = config.type == ModelType::llama && fields.boolean("mlp_bias", false);
 }
 
+// The contract's domain (kernels/contract/shape.h), in the config's own words.
+void check_shapes(ConfigFields& fields, const ModelConfig& config) {
+  const auto check = [&](const char* name, const Status& status) {
+    if (!status.is_ok()) fields.fail(status.code(), name, "is refused: " + status.message());
+  };
+  const int64_t query_width = int64_t{config.query_heads} * config.head_width;
+  const int64_t kv_width = int64_t{config.kv_heads} * config.head_width;
+  const int64_t inner = config.feed_forward_width;
+  check("hidden_size", contract::check_norm_width(config.width));
+  check("hidden_size", contract::check_linear_shape(config.width, config.width));
+  check("head_dim", contract::check_head_width(config.head_width));
+  check("num_attention_heads", contract::check_linear_shape(query_width, query_width));
+  check("num_key_value_heads", contract::check_linear_shape(kv_width, config.width));
+  check("intermediate_size", contract::check_linear_shape(inner, inner));
+  check("vocab_size", contract::check_vocabulary(config.vocabulary));
+}
+
 Result<ModelConfig> read_config(const Json& object) {
   ConfigFields fields(object, "");
   ModelConfig config;
@@ -218,12 +221,25 @@ Result<ModelConfig> read_config(const Json& object) {
   config.rope.head_width = config.head_width;
   const Status rope = read_rope(fields, config.rope);
   refuse_unsupported(fields, config);
+  if (fields.status().is_ok()) check_shapes(fields, config);
   if (!fields.status().is_ok()) return fields.status();
   if (!rope.is_ok()) return rope;
   return config;
 }
 
 }  // namespace
+
+std::string_view model_type_name(ModelType type) {
+  switch (type) {
+    case ModelType::llama:
+      return "llama";
+    case ModelType::qwen2:
+      return "qwen2";
+    case ModelType::qwen3:
+      return "qwen3";
+  }
+  return "unknown";
+}
 
 Result<ModelConfig> parse_config(std::string_view json_text) {
   if (json_text.size() > kMaxConfigBytes) {
@@ -247,42 +263,6 @@ Result<ModelConfig> load_config(const std::string& model_directory) {
   auto config = parse_config(text);
   if (config.is_ok()) return config;
   return Status(config.status().code(), "'" + path + "': " + config.status().message());
-}
-
-Digest128 contract_id(const ModelConfig& config) {
-  const auto bits32 = [](float value) { return float_bits(value); };
-  const auto bits64 = [](double value) {
-    uint64_t bits;
-    __builtin_memcpy(&bits, &value, 8);
-    return bits;
-  };
-  const RopeConfig& rope = config.rope;
-  std::ostringstream text;
-  text.imbue(std::locale::classic());  // a locale could group the digits
-  text << "rules=" << contract::kRulesVersion << "\ndevice=" << contract::kDevice
-       << "\nlinear=" << contract::kLinearForm << "\nnorm="
-       << (config.norm_form == NormForm::hf ? contract::kNormFormHf : contract::kNormFormFused)
-       << "\nattention=" << contract::kAttentionForm
-       << "\nlog_softmax=" << contract::kLogSoftmaxForm << "\nrandom=" << contract::kRandomForm
-       << "\nsampling=" << contract::kSamplingForm << "\ntype=" << model_type_name(config.type)
-       << "\nwidth=" << config.width << "\nlayers=" << config.layers
-       << "\nquery_heads=" << config.query_heads << "\nkv_heads=" << config.kv_heads
-       << "\nhead_width=" << config.head_width
-       << "\nfeed_forward_width=" << config.feed_forward_width
-       << "\nvocabulary=" << config.vocabulary << "\nmax_positions=" << config.max_positions
-       << "\ntied_embeddings=" << config.tied_embeddings << "\nqkv_bias=" << config.qkv_bias
-       << "\noutput_bias=" << config.output_bias << "\nmlp_bias=" << config.mlp_bias
-       << "\nhead_norm=" << config.head_norm << std::hex
-       << "\nnorm_epsilon=" << bits32(config.norm_epsilon) << "\nrope_theta=" << bits64(rope.theta)
-       << "\nrope=" << (rope.kind == RopeKind::llama3 ? "llama3" : "default");
-  if (rope.kind == RopeKind::llama3) {
-    text << "\nrope_factor=" << bits64(rope.factor)
-         << "\nrope_low=" << bits64(rope.low_frequency_factor)
-         << "\nrope_high=" << bits64(rope.high_frequency_factor) << std::dec
-         << "\nrope_original=" << rope.original_max_positions;
-  }
-  text << '\n';
-  return digest128(text.str());
 }
 
 }  // namespace exact

@@ -13,6 +13,7 @@
 namespace exact {
 
 enum class ModelType : uint8_t { llama, qwen2, qwen3 };
+std::string_view model_type_name(ModelType type);  // as in config.json
 
 struct ModelConfig {
   ModelType type = ModelType::llama;
