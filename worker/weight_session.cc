@@ -129,15 +129,21 @@ Result<ipc::UpdateBucketDone> WeightSession::bucket(const std::string& peer,
   return ipc::UpdateBucketDone{session_, message.index};
 }
 
-// Moves a bucket's bytes to the staging slot, which copies them before it looks at them: what the
-// sender writes to the segment afterwards changes nothing.
+// Moves a bucket's bytes to the staging slot. The sender can still write to the segment, so digests
+// must be those of a copy: the slot copies pieces of a tensor, and a tensor that lies whole in the
+// bucket is copied here.
 Status WeightSession::copy_bucket(uint64_t index) {
   EXACT_ASSIGN(std::span<const std::byte> payload,
                segment_->bucket(index, plan_->range(index).bytes()));
   for (const ipc::TensorSlice& slice : ipc::slices(*plan_, sizes_of(tensors_), index)) {
     const ExpectedTensor& tensor = tensors_[slice.tensor_index];
-    EXACT_RETURN_IF_ERROR(slot_->append(tensor.table_index, payload.first(slice.bytes)));
+    std::span<const std::byte> piece = payload.first(slice.bytes);
     payload = payload.subspan(slice.bytes);
+    if (slice.bytes == tensor.bytes) {
+      copy_.assign(piece.begin(), piece.end());
+      piece = copy_;
+    }
+    EXACT_RETURN_IF_ERROR(slot_->append(tensor.table_index, piece));
     if (slice.tensor_offset + slice.bytes == tensor.bytes) {
       EXACT_RETURN_IF_ERROR(slot_->verify(tensor.table_index, tensor.digest));
     }
@@ -159,8 +165,7 @@ Status WeightSession::commit(const std::string& peer, uint64_t request_id,
   }
   state_ = State::committing;
   commit_request_ = request_id;
-  slot_ = nullptr;
-  segment_.reset();
+  release();
   return {};
 }
 
@@ -204,9 +209,14 @@ void WeightSession::close() {
   engine_.abort_update();
   state_ = State::idle;
   peer_.clear();
+  release();
+}
+
+void WeightSession::release() {
   slot_ = nullptr;
   segment_.reset();
   plan_.reset();
+  copy_ = {};
 }
 
 Status WeightSession::give_up(const Status& reason) {

@@ -70,6 +70,7 @@ class WeightSession {
   Status check_begin(const ipc::UpdateBegin& message) const;
   Status copy_bucket(uint64_t index);
   void close();
+  void release();                        // what only the receiving state needs
   Status give_up(const Status& reason);  // close(), and the reason with what it means
 
   Engine& engine_;
@@ -86,6 +87,7 @@ class WeightSession {
   std::unique_ptr<ipc::WeightSegment> segment_;
   std::optional<ipc::BucketPlan> plan_;
   uint64_t next_bucket_ = 0;
+  std::vector<std::byte> copy_;          // of a tensor that lies whole in a bucket
   std::vector<ExpectedTensor> tensors_;  // in the order of the stream
 };
 
