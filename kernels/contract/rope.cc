@@ -1,5 +1,7 @@
 #include "kernels/contract/rope.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <numbers>
 
@@ -29,28 +31,61 @@ float scale_llama3(float frequency, const RopeConfig& config) {
   return low_part + smooth * scaled;
 }
 
+// The index at which a frequency turns `rotations` times over the original length, in double.
+double yarn_dimension(double rotations, const RopeConfig& config) {
+  const double turns = config.original_max_positions / (rotations * 2 * std::numbers::pi);
+  return (config.head_width * std::log(turns)) / (2 * std::log(config.theta));
+}
+
+// transformers' yarn: below `low` as it was, above `high` interpolated, a ramp between. The ramp is
+// made on the CPU, where a division by a scalar is one.
+float scale_yarn(float power, size_t index, const RopeConfig& config) {
+  const double low = std::max(std::floor(yarn_dimension(config.beta_fast, config)), 0.0);
+  double high = std::min(std::ceil(yarn_dimension(config.beta_slow, config)),
+                         static_cast<double>(config.head_width - 1));
+  if (low == high) high += 0.001;  // transformers' own guard
+  const float linear =
+      (static_cast<float>(index) - static_cast<float>(low)) / static_cast<float>(high - low);
+  const float ramp = std::clamp(linear, 0.0f, 1.0f);
+  const float kept = 1.0f - ramp;
+  const float interpolated = 1.0f / (power * static_cast<float>(config.factor));
+  const float extrapolated = 1.0f / power;
+  const float first = interpolated * (1.0f - kept);
+  return first + extrapolated * kept;
+}
+
+float frequency_at(size_t index, const RopeConfig& config) {
+  const float exponent =
+      static_cast<float>(2 * index) * (1.0f / static_cast<float>(config.head_width));
+  const float power = contract::pow(static_cast<float>(config.theta), exponent);
+  if (config.kind == RopeKind::yarn) return scale_yarn(power, index, config);
+  if (config.kind == RopeKind::llama3) return scale_llama3(1.0f / power, config);
+  return 1.0f / power;
+}
+
 }  // namespace
 
 std::vector<float> inverse_frequencies(const RopeConfig& config) {
   EXACT_CHECK(config.head_width > 0 && config.head_width % 2 == 0, "an odd or empty head width");
   std::vector<float> frequencies(static_cast<size_t>(config.head_width) / 2);
-  const float per_width = 1.0f / static_cast<float>(config.head_width);
-  for (size_t i = 0; i < frequencies.size(); i++) {
-    const float exponent = static_cast<float>(2 * i) * per_width;
-    const float frequency = 1.0f / contract::pow(static_cast<float>(config.theta), exponent);
-    frequencies[i] = config.kind == RopeKind::llama3 ? scale_llama3(frequency, config) : frequency;
-  }
+  for (size_t i = 0; i < frequencies.size(); i++) frequencies[i] = frequency_at(i, config);
   return frequencies;
 }
 
+float rope_attention_scale(const RopeConfig& config) {
+  if (config.kind != RopeKind::yarn || config.factor <= 1.0) return 1.0f;
+  return static_cast<float>(0.1 * std::log(config.factor) + 1.0);
+}
+
 void rope_row(std::span<const float> inverse_frequency, int32_t position,
-              std::span<uint16_t> cos_sin) {
+              std::span<uint16_t> cos_sin, float attention_scale) {
   const size_t half = inverse_frequency.size();
   EXACT_CHECK(cos_sin.size() == 4 * half, "a rope row holds E cosines and E sines");
   for (size_t i = 0; i < half; i++) {
     const float angle = inverse_frequency[i] * static_cast<float>(position);
-    cos_sin[i] = cos_sin[half + i] = float_to_bf16(contract::cos(angle));
-    cos_sin[2 * half + i] = cos_sin[3 * half + i] = float_to_bf16(contract::sin(angle));
+    cos_sin[i] = cos_sin[half + i] = float_to_bf16(contract::cos(angle) * attention_scale);
+    cos_sin[2 * half + i] = cos_sin[3 * half + i] =
+        float_to_bf16(contract::sin(angle) * attention_scale);
   }
 }
 

@@ -9,24 +9,31 @@
 
 namespace exact {
 
-enum class RopeKind : uint8_t { standard = 0, llama3 = 1 };
+enum class RopeKind : uint8_t { standard = 0, llama3 = 1, yarn = 2 };
 
 struct RopeConfig {
   int32_t head_width = 0;  // E
   double theta = 10000.0;  // rope_theta
   RopeKind kind = RopeKind::standard;
-  // llama3 alone:
+  // llama3 and yarn:
   double factor = 1.0;
+  int32_t original_max_positions = 8192;
+  // llama3 alone:
   double low_frequency_factor = 1.0;
   double high_frequency_factor = 4.0;
-  int32_t original_max_positions = 8192;
+  // yarn alone:
+  double beta_fast = 32.0;
+  double beta_slow = 1.0;
 };
 
 // E / 2 frequencies. head_width is positive and even.
 std::vector<float> inverse_frequencies(const RopeConfig& config);
 
+// What cosines and sines are multiplied with: 1, but for yarn.
+float rope_attention_scale(const RopeConfig& config);
+
 // cos_sin: E cosines, then E sines, bf16; entries i and i + E/2 of each are equal.
 void rope_row(std::span<const float> inverse_frequency, int32_t position,
-              std::span<uint16_t> cos_sin);
+              std::span<uint16_t> cos_sin, float attention_scale = 1.0f);
 
 }  // namespace exact
