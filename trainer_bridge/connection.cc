@@ -89,6 +89,7 @@ Status Connection::keep_session(Deadline deadline) {
 
 void Connection::lose_session(const std::string& why) {
   greeted_ = false;
+  suspects_loss_ = false;
   silent_since_.reset();
   std::vector<uint64_t> open;
   for (const auto& [id, waiting] : waiting_) {
@@ -208,6 +209,7 @@ Status Connection::receive_one(ipc::Frames frames) {
                  ipc::decode_body<ipc::ErrorReply>(header, std::as_bytes(std::span(answer.body))));
     const bool known = error.code > 0 && error.code <= static_cast<uint8_t>(Code::device);
     answer.error = Status(known ? static_cast<Code>(error.code) : Code::corrupt, error.message);
+    suspects_loss_ |= answer.error.code() == Code::invalid;
     // The worker could not read a message well enough to tell which: nobody else will hear of it.
     if (header.request_id == 0) return answer.error;
   }

@@ -100,6 +100,7 @@ class Connection {
   std::unique_ptr<ipc::ClientSocket> socket_;
   ipc::HelloReply worker_;
   bool greeted_ = false;
+  bool suspects_loss_ = false;  // the worker called a request invalid: perhaps it knows us no more
   uint64_t next_id_ = 1;
   uint64_t dropped_answers_ = 0;
   std::unordered_map<uint64_t, Waiting> waiting_;

@@ -101,7 +101,11 @@ Result<PublishReport> publish(Client& client, std::span<const NamedTensor> tenso
   auto committed = client.update_commit(ready.session);
   if (!committed) {
     (void)client.update_abort(ready.session);
-    return committed.status();
+    if (committed.status().code() != Code::timeout) return committed.status();
+    return Status(Code::timeout, "version " + std::to_string(options.version) +
+                                     " was sent whole but is not live yet; it may still become so "
+                                     "(under policy wait, once running requests are done): ask "
+                                     "status(), then publish the next version");
   }
   report.commit_time = since(begin);
   report.version = committed->weight_version;
