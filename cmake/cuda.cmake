@@ -10,9 +10,12 @@ if(NOT EXACT_CUDA STREQUAL "OFF")
     endif()
     enable_language(CUDA)
     set(EXACT_WITH_CUDA ON)
-    # Debian 12's CMake does not know nvcc's C++20, so the flag is given by hand.
-    target_compile_options(exact_rules INTERFACE
-      $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --fmad=false>)
+    # Debian 12's CMake does not know nvcc's name for C++20.
+    if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+    endif()
+    target_compile_options(exact_rules INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false>)
   elseif(EXACT_CUDA STREQUAL "ON")
     message(FATAL_ERROR "EXACT_CUDA=ON, but nvcc is not found: install CUDA 13 or put nvcc on PATH")
   endif()
