@@ -56,6 +56,9 @@ Status check_header(const BucketHeader& header, uint64_t session, uint64_t index
   if (header.magic != kBucketMagic) {
     return corrupt(index, "its header does not begin with the magic number");
   }
+  if (header.zero[0] != 0 || header.zero[1] != 0) {
+    return corrupt(index, "its header's spare words are not zero");
+  }
   if (header.session != session) {
     return corrupt(index, "it is of session " + std::to_string(header.session) + ", not " +
                               std::to_string(session));

@@ -1,0 +1,41 @@
+#include "tests/ipc/allocations.h"
+
+#include <cstdlib>
+#include <new>
+
+namespace exact::ipc {
+namespace {
+thread_local uint64_t total_bytes = 0;
+}  // namespace
+
+uint64_t allocated_bytes() {
+  return total_bytes;
+}
+
+static void* allocate(std::size_t bytes) {
+  total_bytes += bytes;
+  void* memory = std::malloc(bytes > 0 ? bytes : 1);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+}  // namespace exact::ipc
+
+void* operator new(std::size_t bytes) {
+  return exact::ipc::allocate(bytes);
+}
+void* operator new[](std::size_t bytes) {
+  return exact::ipc::allocate(bytes);
+}
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete[](void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
+void operator delete[](void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
