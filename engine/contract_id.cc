@@ -9,6 +9,21 @@
 #include "kernels/base/bf16.h"
 
 namespace exact {
+namespace {
+
+const char* rope_name(RopeKind kind) {
+  switch (kind) {
+    case RopeKind::standard:
+      return "default";
+    case RopeKind::llama3:
+      return "llama3";
+    case RopeKind::yarn:
+      return "yarn";
+  }
+  return "unknown";
+}
+
+}  // namespace
 
 Digest128 contract_id(const ModelConfig& config) {
   const auto bits32 = [](float value) { return float_bits(value); };
@@ -35,12 +50,17 @@ Digest128 contract_id(const ModelConfig& config) {
        << "\noutput_bias=" << config.output_bias << "\nmlp_bias=" << config.mlp_bias
        << "\nhead_norm=" << config.head_norm << std::hex
        << "\nnorm_epsilon=" << bits32(config.norm_epsilon) << "\nrope_theta=" << bits64(rope.theta)
-       << "\nrope=" << (rope.kind == RopeKind::llama3 ? "llama3" : "default");
-  if (rope.kind == RopeKind::llama3) {
+       << "\nrope=" << rope_name(rope.kind);
+  if (rope.kind != RopeKind::standard) {
     text << "\nrope_factor=" << bits64(rope.factor)
-         << "\nrope_low=" << bits64(rope.low_frequency_factor)
-         << "\nrope_high=" << bits64(rope.high_frequency_factor) << std::dec
          << "\nrope_original=" << rope.original_max_positions;
+  }
+  if (rope.kind == RopeKind::llama3) {
+    text << "\nrope_low=" << bits64(rope.low_frequency_factor)
+         << "\nrope_high=" << bits64(rope.high_frequency_factor);
+  }
+  if (rope.kind == RopeKind::yarn) {
+    text << "\nrope_fast=" << bits64(rope.beta_fast) << "\nrope_slow=" << bits64(rope.beta_slow);
   }
   text << '\n';
   return digest128(text.str());

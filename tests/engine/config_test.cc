@@ -1,0 +1,274 @@
+// What a config.json may say: the goldens' configs give the right numbers, both spellings of
+// transformers agree, and whatever is outside the contract is refused by its field's name.
+#include "engine/config.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace exact {
+namespace {
+
+using Json = nlohmann::json;
+
+Json base_config(const char* type = "llama") {
+  Json config = Json::parse(R"({
+    "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 3,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 4096,
+    "max_position_embeddings": 131072, "rms_norm_eps": 1e-05, "hidden_act": "silu",
+    "tie_word_embeddings": true, "dtype": "bfloat16",
+    "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0,
+      "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}})");
+  config["model_type"] = type;
+  return config;
+}
+
+ModelConfig parse(const Json& json) {
+  auto config = parse_config(json.dump());
+  EXPECT_TRUE(config.is_ok()) << config.status().to_string() << "\n" << json.dump(1);
+  return config.is_ok() ? *config : ModelConfig{};
+}
+
+ModelConfig golden(const char* name) {
+  auto config = load_config(std::string(EXACT_GOLDEN_DIR) + "/" + name);
+  EXPECT_TRUE(config.is_ok()) << config.status().to_string();
+  return config.is_ok() ? *config : ModelConfig{};
+}
+
+TEST(Config, LlamaGoldenIsReadInFull) {
+  const ModelConfig config = golden("llama-d64");
+  EXPECT_EQ(config.type, ModelType::llama);
+  EXPECT_EQ(config.width, 512);
+  EXPECT_EQ(config.layers, 3);
+  EXPECT_EQ(config.query_heads, 8);
+  EXPECT_EQ(config.kv_heads, 2);
+  EXPECT_EQ(config.head_width, 64);
+  EXPECT_EQ(config.feed_forward_width, 1408);
+  EXPECT_EQ(config.vocabulary, 4096);
+  EXPECT_EQ(config.max_positions, 131072);
+  EXPECT_EQ(config.norm_epsilon, 1e-5f);
+  EXPECT_TRUE(config.tied_embeddings);
+  EXPECT_FALSE(config.qkv_bias || config.output_bias || config.mlp_bias || config.head_norm);
+  EXPECT_EQ(config.norm_form, NormForm::hf);
+  EXPECT_EQ(config.rope.kind, RopeKind::llama3);
+  EXPECT_EQ(config.rope.head_width, 64);
+  EXPECT_EQ(config.rope.theta, 500000.0);
+  EXPECT_EQ(config.rope.factor, 32.0);
+  EXPECT_EQ(config.rope.low_frequency_factor, 1.0);
+  EXPECT_EQ(config.rope.high_frequency_factor, 4.0);
+  EXPECT_EQ(config.rope.original_max_positions, 8192);
+}
+
+TEST(Config, Qwen2GoldenHasBiasesAndAQuotientForItsHeadWidth) {
+  const ModelConfig config = golden("qwen2-d64");
+  EXPECT_EQ(config.type, ModelType::qwen2);
+  EXPECT_EQ(config.width, 896);
+  EXPECT_EQ(config.query_heads, 14);
+  EXPECT_EQ(config.head_width, 64);  // the file has no head_dim
+  EXPECT_TRUE(config.qkv_bias);
+  EXPECT_FALSE(config.output_bias);
+  EXPECT_FALSE(config.head_norm);
+  EXPECT_EQ(config.rope.kind, RopeKind::standard);
+  EXPECT_EQ(config.rope.theta, 1000000.0);
+}
+
+TEST(Config, Qwen3GoldensHaveHeadNorms) {
+  const ModelConfig wide = golden("qwen3-d128");
+  EXPECT_EQ(wide.type, ModelType::qwen3);
+  EXPECT_EQ(wide.head_width, 128);  // not hidden_size / num_attention_heads, which is 64
+  EXPECT_EQ(wide.width, 512);
+  EXPECT_FALSE(wide.tied_embeddings);
+  EXPECT_TRUE(wide.head_norm);
+  EXPECT_FALSE(wide.qkv_bias || wide.output_bias);
+  const ModelConfig narrow = golden("qwen3-d64");
+  EXPECT_EQ(narrow.head_width, 64);
+  EXPECT_EQ(narrow.vocabulary, 1024);
+  EXPECT_TRUE(narrow.tied_embeddings);
+  EXPECT_EQ(narrow.norm_epsilon, 1e-6f);
+}
+
+// The same model as transformers 4 writes it.
+Json version_4(Json config) {
+  Json rope = config["rope_parameters"];
+  config.erase("rope_parameters");
+  config["rope_theta"] = rope["rope_theta"];
+  rope.erase("rope_theta");
+  config["rope_scaling"] = rope["rope_type"] == "default" ? Json() : rope;
+  config["torch_dtype"] = config["dtype"];
+  config.erase("dtype");
+  return config;
+}
+
+TEST(Config, BothSpellingsOfTransformersAreTheSameModel) {
+  Json plain = base_config("qwen3");
+  plain["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 1000000}};
+  for (const Json& config : {base_config(), plain}) {
+    EXPECT_EQ(contract_id(parse(config)), contract_id(parse(version_4(config))));
+  }
+  Json old_key = version_4(base_config());
+  old_key["rope_scaling"]["type"] = old_key["rope_scaling"]["rope_type"];
+  old_key["rope_scaling"].erase("rope_type");
+  EXPECT_EQ(parse(old_key).rope.kind, RopeKind::llama3);
+}
+
+TEST(Config, WhatAClassDefaultsToMayBeMissing) {
+  Json config = base_config();
+  for (const char* name : {"dtype", "hidden_act", "tie_word_embeddings", "num_key_value_heads"}) {
+    config.erase(name);
+  }
+  config["head_dim"] = nullptr;
+  config["sliding_window"] = 4096;  // without use_sliding_window it means nothing
+  const ModelConfig parsed = parse(config);
+  EXPECT_EQ(parsed.kv_heads, 8);
+  EXPECT_EQ(parsed.head_width, 64);
+  EXPECT_FALSE(parsed.tied_embeddings);
+}
+
+TEST(Config, AttentionBiasReachesTheOutputInLlamaAndQwen3Alone) {
+  for (const char* type : {"llama", "qwen3"}) {
+    Json config = base_config(type);
+    config["attention_bias"] = true;
+    EXPECT_TRUE(parse(config).qkv_bias && parse(config).output_bias) << type;
+    EXPECT_FALSE(parse(config).mlp_bias) << type;
+  }
+  EXPECT_TRUE(parse(base_config("qwen2")).qkv_bias);
+  EXPECT_FALSE(parse(base_config("qwen2")).output_bias);
+  Json config = base_config();
+  config["mlp_bias"] = true;
+  EXPECT_TRUE(parse(config).mlp_bias);
+}
+
+// ---- refusals
+
+struct BadConfig {
+  const char* type;
+  const char* field;  // JSON pointer
+  Json value;         // discarded: the field is erased
+  Code code;
+  const char* named;  // what the message must say
+};
+
+const Json kErased(Json::value_t::discarded);
+
+const std::vector<BadConfig>& bad_configs() {
+  static const std::vector<BadConfig> kCases = {
+      {"gemma", "/model_type", "gemma", Code::unsupported, "model_type"},
+      {"llama", "/model_type", kErased, Code::invalid, "model_type"},
+      {"llama", "/model_type", 3, Code::invalid, "model_type"},
+      {"llama",
+       "/architectures",
+       {"LlamaForSequenceClassification"},
+       Code::unsupported,
+       "architectures"},
+      {"llama", "/hidden_act", "gelu", Code::unsupported, "hidden_act"},
+      {"llama", "/dtype", "float16", Code::unsupported, "dtype"},
+      {"llama", "/torch_dtype", "float32", Code::unsupported, "torch_dtype"},
+      {"llama", "/hidden_size", kErased, Code::invalid, "hidden_size"},
+      {"llama", "/hidden_size", "512", Code::invalid, "hidden_size"},
+      {"llama", "/hidden_size", 512.5, Code::invalid, "hidden_size"},
+      {"llama", "/hidden_size", -512, Code::invalid, "hidden_size"},
+      {"llama", "/hidden_size", int64_t{1} << 40, Code::invalid, "hidden_size"},
+      {"llama", "/hidden_size", UINT64_MAX, Code::invalid, "hidden_size"},
+      {"llama", "/hidden_size", 504, Code::unsupported, "hidden_size"},
+      {"llama", "/intermediate_size", 1400, Code::unsupported, "intermediate_size"},
+      {"llama", "/intermediate_size", 0, Code::invalid, "intermediate_size"},
+      {"llama", "/num_hidden_layers", 0, Code::invalid, "num_hidden_layers"},
+      {"llama", "/num_hidden_layers", 1000000, Code::invalid, "num_hidden_layers"},
+      {"llama", "/num_attention_heads", true, Code::invalid, "num_attention_heads"},
+      {"llama", "/num_key_value_heads", 3, Code::invalid, "num_key_value_heads"},
+      {"llama", "/num_key_value_heads", 0, Code::invalid, "num_key_value_heads"},
+      {"qwen2", "/num_key_value_heads", kErased, Code::invalid, "num_key_value_heads"},
+      {"llama", "/head_dim", 63, Code::invalid, "head_dim"},
+      {"llama", "/head_dim", 72, Code::unsupported, "head_dim"},
+      {"qwen3", "/head_dim", kErased, Code::invalid, "head_dim"},
+      {"llama", "/vocab_size", 5003, Code::unsupported, "vocab_size"},
+      {"llama", "/vocab_size", 1 << 30, Code::invalid, "vocab_size"},
+      {"llama", "/max_position_embeddings", kErased, Code::invalid, "max_position_embeddings"},
+      {"llama", "/max_position_embeddings", 1 << 25, Code::invalid, "max_position_embeddings"},
+      {"llama", "/rms_norm_eps", kErased, Code::invalid, "rms_norm_eps"},
+      {"llama", "/rms_norm_eps", 0, Code::invalid, "rms_norm_eps"},
+      {"llama", "/rms_norm_eps", -1e-6, Code::invalid, "rms_norm_eps"},
+      {"llama", "/tie_word_embeddings", 1, Code::invalid, "tie_word_embeddings"},
+      {"llama", "/attention_bias", "no", Code::invalid, "attention_bias"},
+      {"qwen2", "/mlp_bias", true, Code::unsupported, "mlp_bias"},
+      {"llama", "/partial_rotary_factor", 0.5, Code::unsupported, "partial_rotary_factor"},
+      {"llama", "/rope_parameters/partial_rotary_factor", 0.5, Code::unsupported,
+       "rope_parameters.partial_rotary_factor"},
+      {"llama", "/pretraining_tp", 2, Code::unsupported, "pretraining_tp"},
+      {"llama", "/attention_dropout", 0.1, Code::unsupported, "attention_dropout"},
+      {"qwen2", "/use_sliding_window", true, Code::unsupported, "use_sliding_window"},
+      {"qwen3",
+       "/layer_types",
+       {"full_attention", "sliding_attention", "full_attention"},
+       Code::unsupported,
+       "layer_types"},
+      {"qwen3", "/layer_types", {"full_attention"}, Code::invalid, "layer_types"},
+      {"llama",
+       "/quantization_config",
+       {{"quant_method", "fp8"}},
+       Code::unsupported,
+       "quantization_config"},
+      {"llama", "/rope_parameters", "llama3", Code::invalid, "rope_parameters"},
+      {"llama", "/rope_parameters", kErased, Code::invalid, "rope_theta"},
+      {"llama", "/rope_parameters/rope_theta", kErased, Code::invalid, "rope_theta"},
+      {"llama", "/rope_parameters/rope_theta", 0, Code::invalid, "rope_parameters.rope_theta"},
+      {"llama", "/rope_parameters/rope_theta", "big", Code::invalid, "rope_parameters.rope_theta"},
+      {"llama", "/rope_theta", 10000, Code::invalid, "rope_theta"},
+      {"llama", "/rope_scaling", {{"type", "linear"}}, Code::invalid, "rope_scaling"},
+      {"llama", "/rope_parameters/rope_type", "yarn", Code::unsupported, "rope_type"},
+      {"llama", "/rope_parameters/factor", kErased, Code::invalid, "rope_parameters.factor"},
+      {"llama", "/rope_parameters/factor", 0.5, Code::invalid, "rope_parameters.factor"},
+      {"llama", "/rope_parameters/high_freq_factor", 1, Code::invalid, "high_freq_factor"},
+      {"llama", "/rope_parameters/low_freq_factor", kErased, Code::invalid, "low_freq_factor"},
+      {"llama", "/rope_parameters/original_max_position_embeddings", kErased, Code::invalid,
+       "original_max_position_embeddings"},
+  };
+  return kCases;
+}
+
+TEST(Config, EachUnsupportedFieldIsRefusedByName) {
+  for (const BadConfig& bad : bad_configs()) {
+    Json json = base_config(bad.type);
+    const Json::json_pointer pointer(bad.field);
+    if (bad.value.is_discarded()) {
+      json.at(pointer.parent_pointer()).erase(pointer.back());
+    } else {
+      json[pointer] = bad.value;
+    }
+    const auto config = parse_config(json.dump());
+    ASSERT_FALSE(config.is_ok()) << bad.field << " = " << json.dump();
+    EXPECT_EQ(config.status().code(), bad.code) << config.status().to_string();
+    EXPECT_NE(config.status().message().find(std::string(bad.named) + "'"), std::string::npos)
+        << bad.field << ": " << config.status().message();
+  }
+}
+
+TEST(Config, TextThatIsNotAJsonObjectIsInvalid) {
+  for (const std::string& text :
+       {std::string(), std::string("{"), std::string("[]"), std::string("3"), std::string("null"),
+        std::string("{\"a\": NaN}"), std::string("\xff\xfe"), std::string(100000, '['),
+        base_config().dump() + "x"}) {
+    const auto config = parse_config(text);
+    ASSERT_FALSE(config.is_ok());
+    EXPECT_EQ(config.status().code(), Code::invalid);
+  }
+}
+
+TEST(Config, EveryTruncationIsRefused) {
+  const std::string text = base_config().dump();
+  for (size_t length = 0; length < text.size(); length++) {
+    EXPECT_FALSE(parse_config(text.substr(0, length)).is_ok()) << length;
+  }
+}
+
+TEST(Config, AMissingFileIsNotFoundByItsPath) {
+  const auto config = load_config("/no/such/model");
+  ASSERT_FALSE(config.is_ok());
+  EXPECT_EQ(config.status().code(), Code::not_found);
+  EXPECT_NE(config.status().message().find("/no/such/model/config.json"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace exact
