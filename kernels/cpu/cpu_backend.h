@@ -11,7 +11,7 @@ namespace exact {
 // Instruction sets of the CPU backend; the same bits from each.
 enum class CpuIsa : uint8_t { scalar = 0, avx2 = 1, avx512 = 2 };
 
-std::string_view cpu_isa_name(CpuIsa isa);              // "scalar", "avx2", "avx512"
+std::string_view cpu_isa_name(CpuIsa isa);                // "scalar", "avx2", "avx512"
 Result<CpuIsa> cpu_isa_from_name(std::string_view name);  // also "auto": the best of this machine
 bool cpu_isa_available(CpuIsa isa);
 CpuIsa best_cpu_isa();

@@ -1,0 +1,262 @@
+#include "kernels/cpu/attention.h"
+
+#include <algorithm>
+
+#include "kernels/contract/attention.h"
+#include "kernels/cpu/kv_layout.h"
+
+namespace exact::cpu {
+namespace {
+
+// Query rows (positions times the heads of a group) that share a widened block of keys.
+constexpr int64_t kTaskRows = 64;
+constexpr float kMinusInfinity = -__builtin_inff();
+
+struct Shape {
+  int64_t head_width;    // E
+  int64_t padded_width;  // E rounded up to panels
+  int64_t group;         // query heads to a kv head
+  int64_t block;         // keys in a block
+  int64_t row_capacity;  // of a task
+};
+
+Shape make_shape(const KvGeometry& geometry, int64_t query_width) {
+  Shape shape{};
+  shape.head_width = geometry.head_width;
+  shape.padded_width = round_up(geometry.head_width, kPanelColumns);
+  shape.group = query_width / geometry.head_width / geometry.kv_heads;
+  shape.block = contract::key_block(geometry.head_width);
+  shape.row_capacity = std::max<int64_t>(1, kTaskRows / shape.group) * shape.group;
+  return shape;
+}
+
+// Working memory of one task. Row r is query r / group of the task, head r % group of the group.
+struct TaskScratch {
+  float* query_values;  // [rows][E]
+  uint32_t* query_exponents;
+  ChainPanel panel;           // max(E, block) rows of 32
+  float* scores;              // [rows][block]
+  float* probability_values;  // [rows][block]
+  uint32_t* probability_exponents;
+  float* sums;           // [rows][padded E]
+  SoftmaxState* states;  // [rows]
+  size_t bytes;
+
+  TaskScratch(void* base, const Shape& shape) {
+    ScratchCutter cutter(base);
+    const auto rows = static_cast<size_t>(shape.row_capacity);
+    const auto width = static_cast<size_t>(shape.head_width);
+    const auto block = static_cast<size_t>(shape.block);
+    query_values = cutter.take<float>(rows * width);
+    query_exponents = cutter.take<uint32_t>(rows * width);
+    panel.values = cutter.take<float>(std::max(width, block) * kPanelColumns);
+    panel.exponents = cutter.take<int16_t>(std::max(width, block) * kPanelColumns);
+    scores = cutter.take<float>(rows * block);
+    probability_values = cutter.take<float>(rows * block);
+    probability_exponents = cutter.take<uint32_t>(rows * block);
+    sums = cutter.take<float>(rows * static_cast<size_t>(shape.padded_width));
+    states = cutter.take<SoftmaxState>(rows);
+    bytes = cutter.used();
+  }
+};
+
+void clear_panel(const ChainPanel& panel, int64_t row, int64_t column, int64_t columns) {
+  const int64_t at = row * kPanelColumns + column;
+  std::fill_n(panel.values + at, columns, 0.0f);
+  std::fill_n(panel.exponents + at, columns, static_cast<int16_t>(kZeroExponent));
+}
+
+// One task: all of the arithmetic of some query rows against their own prefix.
+class TaskRunner {
+ public:
+  TaskRunner(const CpuContext& context, const Shape& shape, const SequenceChunk& chunk,
+             const AttentionTask& task, const HeadPages& pages, void* scratch)
+      : context_(context),
+        shape_(shape),
+        chunk_(chunk),
+        task_(task),
+        pages_(pages),
+        scratch_(scratch, shape),
+        row_count_(task.query_count * shape.group),
+        key_end_(int64_t{chunk.first_position} + chunk.row_count) {}
+
+  void run(const TensorView& query, const TensorView& out) {
+    begin(query);
+    const int64_t last = position_of(row_count_ - 1);
+    for (int64_t block = last / shape_.block; block >= 0; block--) {
+      const int64_t first_key = block * shape_.block;
+      const int64_t first_row = first_active_row(first_key);
+      const int64_t keys = std::min(shape_.block, key_end_ - first_key);
+      score(first_row, first_key, keys);
+      for (int64_t r = first_row; r < row_count_; r++) take_block(r, first_key);
+      add_values(first_row, first_key, keys);
+    }
+    end(out);
+  }
+
+ private:
+  int64_t position_of(int64_t row) const {
+    return int64_t{chunk_.first_position} + task_.first_query + row / shape_.group;
+  }
+  int64_t query_row(int64_t row) const {
+    return chunk_.first_row + task_.first_query + row / shape_.group;
+  }
+  int64_t query_column(int64_t row) const {
+    return (task_.kv_head * shape_.group + row % shape_.group) * shape_.head_width;
+  }
+  // Rows before it stand before the block; positions ascend with rows.
+  int64_t first_active_row(int64_t first_key) const {
+    const int64_t first_position = position_of(0);
+    return first_key <= first_position ? 0 : (first_key - first_position) * shape_.group;
+  }
+
+  void begin(const TensorView& query) {
+    for (int64_t r = 0; r < row_count_; r++) {
+      const uint16_t* row = query.row<const uint16_t>(query_row(r)) + query_column(r);
+      context_.chain.expand_row(row, shape_.head_width, shape_.head_width,
+                                scratch_.query_values + r * shape_.head_width,
+                                scratch_.query_exponents + r * shape_.head_width);
+      scratch_.states[r] = {kMinusInfinity, {0.0f, 0.0f, 0.0f, 0.0f}, true};
+    }
+    std::fill_n(scratch_.sums, row_count_ * shape_.padded_width, 0.0f);
+  }
+
+  // Keys [first_key, first_key + 32) as columns; those from `valid` on become zeros: what lies
+  // there is another sequence's, or stale.
+  void widen_keys(int64_t first_key, int64_t valid) {
+    const int64_t run = std::min<int64_t>(pages_.page_size, kPanelColumns);
+    for (int64_t column = 0; column < valid; column += run) {
+      const int64_t key = first_key + column;
+      const int32_t page = chunk_.pages[static_cast<size_t>(key / pages_.page_size)];
+      const ChainPanel to{scratch_.panel.values + column, scratch_.panel.exponents + column};
+      context_.chain.expand_panel(pages_.keys(page) + key % pages_.page_size, pages_.page_size,
+                                  shape_.head_width, run, to);
+    }
+    if (valid >= kPanelColumns) return;
+    for (int64_t d = 0; d < shape_.head_width; d++) {
+      clear_panel(scratch_.panel, d, valid, kPanelColumns - valid);
+    }
+  }
+
+  void score(int64_t first_row, int64_t first_key, int64_t keys) {
+    const int64_t rows = row_count_ - first_row;
+    std::fill_n(scratch_.scores + first_row * shape_.block, rows * shape_.block, 0.0f);
+    for (int64_t column = 0; column < keys; column += kPanelColumns) {
+      widen_keys(first_key + column, std::min<int64_t>(kPanelColumns, keys - column));
+      const ChainRows operands{scratch_.query_values + first_row * shape_.head_width,
+                               scratch_.query_exponents + first_row * shape_.head_width,
+                               shape_.head_width,
+                               scratch_.scores + first_row * shape_.block + column,
+                               shape_.block,
+                               rows};
+      context_.chain.chain(operands, scratch_.panel, shape_.head_width / kChainStep);
+    }
+  }
+
+  // The softmax of one row over one block; its probabilities become operands.
+  void take_block(int64_t row, int64_t first_key) {
+    float* scores = scratch_.scores + row * shape_.block;
+    const int64_t seen = std::min(shape_.block, position_of(row) + 1 - first_key);
+    std::fill(scores + seen, scores + shape_.block, kMinusInfinity);
+    SoftmaxState& state = scratch_.states[row];
+    const bool first = state.first_block;
+    uint16_t probabilities[contract::kMaxKeyBlock];
+    const float factor = context_.rows.softmax_block(
+        state, scores, shape_.block, contract::score_scale(pages_width()), probabilities);
+    context_.chain.expand_row(probabilities, shape_.block, shape_.block,
+                              scratch_.probability_values + row * shape_.block,
+                              scratch_.probability_exponents + row * shape_.block);
+    if (!first) {
+      context_.rows.scale(scratch_.sums + row * shape_.padded_width, shape_.padded_width, factor);
+    }
+  }
+
+  int pages_width() const { return static_cast<int>(shape_.head_width); }
+
+  // Values of the block's keys as rows, columns [column, column + 32) of the head; zeros beyond.
+  void widen_values(int64_t first_key, int64_t keys, int64_t column) {
+    const int64_t columns = std::min<int64_t>(kPanelColumns, shape_.head_width - column);
+    for (int64_t i = 0; i < keys;) {
+      const int64_t slot = (first_key + i) % pages_.page_size;
+      const int64_t run = std::min(keys - i, pages_.page_size - slot);
+      const auto page = static_cast<size_t>((first_key + i) / pages_.page_size);
+      const ChainPanel to{scratch_.panel.values + i * kPanelColumns,
+                          scratch_.panel.exponents + i * kPanelColumns};
+      context_.chain.expand_panel(
+          pages_.values(chunk_.pages[page]) + slot * shape_.head_width + column, shape_.head_width,
+          run, columns, to);
+      i += run;
+    }
+    for (int64_t i = 0; i < keys && columns < kPanelColumns; i++) {
+      clear_panel(scratch_.panel, i, columns, kPanelColumns - columns);
+    }
+    for (int64_t i = keys; i < round_up(keys, kChainStep); i++) {
+      clear_panel(scratch_.panel, i, 0, kPanelColumns);
+    }
+  }
+
+  // Steps beyond the last key multiply zeros with zeros: they change nothing and are left out.
+  void add_values(int64_t first_row, int64_t first_key, int64_t keys) {
+    for (int64_t column = 0; column < shape_.head_width; column += kPanelColumns) {
+      widen_values(first_key, keys, column);
+      const ChainRows operands{scratch_.probability_values + first_row * shape_.block,
+                               scratch_.probability_exponents + first_row * shape_.block,
+                               shape_.block,
+                               scratch_.sums + first_row * shape_.padded_width + column,
+                               shape_.padded_width,
+                               row_count_ - first_row};
+      context_.chain.chain(operands, scratch_.panel, piece_count(keys, kChainStep));
+    }
+  }
+
+  void end(const TensorView& out) {
+    for (int64_t r = 0; r < row_count_; r++) {
+      context_.rows.finish_attention(scratch_.sums + r * shape_.padded_width,
+                                     scratch_.states[r].lane_sums, shape_.head_width,
+                                     out.row<uint16_t>(query_row(r)) + query_column(r));
+    }
+  }
+
+  const CpuContext& context_;
+  const Shape& shape_;
+  const SequenceChunk& chunk_;
+  const AttentionTask& task_;
+  const HeadPages& pages_;
+  TaskScratch scratch_;
+  int64_t row_count_;
+  int64_t key_end_;  // keys from here on do not exist for this chunk
+};
+
+void split_into_tasks(std::span<const SequenceChunk> chunks, int32_t kv_heads, const Shape& shape,
+                      std::vector<AttentionTask>& tasks) {
+  const auto most = static_cast<int32_t>(shape.row_capacity / shape.group);
+  tasks.clear();
+  for (size_t c = 0; c < chunks.size(); c++) {
+    for (int32_t first = 0; first < chunks[c].row_count; first += most) {
+      const int32_t count = std::min(most, chunks[c].row_count - first);
+      for (int32_t head = 0; head < kv_heads; head++) {
+        tasks.push_back({static_cast<int64_t>(c), head, first, count});
+      }
+    }
+  }
+}
+
+}  // namespace
+
+Status attention(CpuContext& context, const TensorView& query, const KvCache& cache,
+                 std::span<const SequenceChunk> chunks, int32_t layer,
+                 std::vector<AttentionTask>& tasks, const TensorView& out) {
+  const Shape shape = make_shape(cache.geometry, query.columns);
+  EXACT_RETURN_IF_ERROR(context.reserve_thread_scratch(TaskScratch(nullptr, shape).bytes));
+  split_into_tasks(chunks, cache.geometry.kv_heads, shape, tasks);
+  context.pool.run(static_cast<int64_t>(tasks.size()), [&](int64_t index, int thread) {
+    const AttentionTask& task = tasks[static_cast<size_t>(index)];
+    const HeadPages pages(cache, layer, task.kv_head);
+    TaskRunner runner(context, shape, chunks[static_cast<size_t>(task.chunk)], task, pages,
+                      context.thread_scratch[static_cast<size_t>(thread)].reserve(0));
+    runner.run(query, out);
+  });
+  return {};
+}
+
+}  // namespace exact::cpu

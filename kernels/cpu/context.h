@@ -1,0 +1,48 @@
+// context.h owns what every operation of the CPU backend works with: the kernels of the instruction
+// set, the threads, and working memory.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "kernels/base/result.h"
+#include "kernels/cpu/chain.h"
+#include "kernels/cpu/row_kernels.h"
+#include "kernels/cpu/scratch.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace exact::cpu {
+
+struct CpuContext {
+  CpuContext(CpuIsa isa, int thread_count)
+      : chain(*chain_kernels(isa)),
+        rows(*row_kernels(isa)),
+        pool(thread_count),
+        thread_scratch(static_cast<size_t>(thread_count)) {}
+
+  const ChainKernels& chain;
+  const RowKernels& rows;
+  ThreadPool pool;
+  ScratchBlock shared_scratch;
+  std::vector<ScratchBlock> thread_scratch;  // one a thread; in use within one operation
+
+  // At least `bytes` for each thread.
+  Status reserve_thread_scratch(size_t bytes) {
+    for (ScratchBlock& block : thread_scratch) {
+      if (block.reserve(bytes) == nullptr) return out_of_memory();
+    }
+    return {};
+  }
+
+  static Status out_of_memory() {
+    return Status(Code::exhausted,
+                  "no memory for the CPU backend's working space: free some, or lower the limits");
+  }
+};
+
+// Splits `count` items into pieces of at most `piece`: how many tasks that makes.
+constexpr int64_t piece_count(int64_t count, int64_t piece) {
+  return (count + piece - 1) / piece;
+}
+
+}  // namespace exact::cpu

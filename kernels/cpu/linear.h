@@ -1,0 +1,18 @@
+// linear.h owns rule N1 for whole matrices: the layout of packed weights and the loop over panels.
+#pragma once
+
+#include "kernels/backend.h"
+#include "kernels/cpu/context.h"
+
+namespace exact::cpu {
+
+// Packed weights: bf16 panels [ceil(N / 32)][K rounded up to 16][32]; panel column j is row 32 p +
+// j of the matrix. What lies beyond N or K is zero.
+size_t packed_bytes(int64_t out_features, int64_t in_features);
+void pack_weight(CpuContext& context, const TensorView& weight, uint16_t* packed);
+
+// out = x weight^T + bias; bias may be null.
+Status linear(CpuContext& context, const TensorView& x, const LinearWeight& weight,
+              const uint16_t* bias, const TensorView& out);
+
+}  // namespace exact::cpu

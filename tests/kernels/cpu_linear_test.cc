@@ -1,0 +1,141 @@
+// Linear layers of the CPU backend against the literal chain: shapes and data that look for edges.
+#include "kernels/reference/reference.h"
+#include "tests/kernels/cpu_test_support.h"
+
+namespace exact::test {
+namespace {
+
+class CpuLinear : public CpuIsaTest {
+ protected:
+  struct Case {
+    int64_t rows, out_features, in_features;
+    DataKind x_kind, weight_kind;
+    bool bias;
+    uint64_t seed;
+  };
+
+  std::vector<uint16_t> multiply(Backend& backend, const Case& c, const std::vector<uint16_t>& x,
+                                 const std::vector<uint16_t>& w, const std::vector<uint16_t>& b) {
+    LinearWeight packed;
+    EXPECT_TRUE(backend.pack_linear(host_view(w, c.out_features, c.in_features), packed).is_ok());
+    std::vector<uint16_t> out(static_cast<size_t>(c.rows * c.out_features), 0xdead);
+    const TensorView bias = c.bias ? host_view(b, 1, c.out_features) : TensorView();
+    backend.linear(host_view(x, c.rows, c.in_features), packed, c.bias ? &bias : nullptr,
+                   host_view(out, c.rows, c.out_features));
+    EXPECT_TRUE(backend.finish().is_ok());
+    return out;
+  }
+
+  void check(const Case& c) {
+    DataSource data(c.seed);
+    const auto x = data.values(c.x_kind, c.rows * c.in_features);
+    const auto w = data.values(c.weight_kind, c.out_features * c.in_features);
+    const auto b = data.values(DataKind::tame, c.bias ? c.out_features : 0);
+    std::vector<uint16_t> want(static_cast<size_t>(c.rows * c.out_features));
+    reference::linear({c.rows, c.out_features, c.in_features}, x, w, b, want);
+    expect_same(multiply(*backend_, c, x, w, b), want,
+                "seed " + std::to_string(c.seed) + ", T " + std::to_string(c.rows) + ", N " +
+                    std::to_string(c.out_features) + ", K " + std::to_string(c.in_features) +
+                    ", kinds " + std::to_string(static_cast<int>(c.x_kind)) + " and " +
+                    std::to_string(static_cast<int>(c.weight_kind)));
+  }
+};
+
+TEST_P(CpuLinear, EveryPairOfDataKindsIsTheLiteralChain) {
+  uint64_t seed = 100;
+  for (const DataKind x_kind : kAllKinds) {
+    for (const DataKind weight_kind : kAllKinds) {
+      seed++;
+      check({5, 40, 80, x_kind, weight_kind, seed % 2 == 0, seed});
+    }
+  }
+}
+
+TEST_P(CpuLinear, RandomShapesAreTheLiteralChain) {
+  for (uint64_t seed = 1; seed <= 40; seed++) {
+    DataSource data(seed);
+    const auto kind = kAllKinds[data.between(0, 6)];
+    check({data.between(1, 70), data.between(1, 100), data.between(1, 170), kind, DataKind::tame,
+           data.between(0, 1) == 1, seed});
+  }
+}
+
+TEST_P(CpuLinear, EveryTailOfInFeaturesIsAdded) {
+  for (int64_t k = 1; k <= 48; k++) {
+    check({3, 33, k, DataKind::ones, DataKind::ones, false, static_cast<uint64_t>(k)});
+  }
+}
+
+TEST_P(CpuLinear, LongChainsKeepTheirOrder) {
+  check({3, 32, 4864, DataKind::tame, DataKind::tame, true, 7});
+  check({2, 32, 4096, DataKind::cancelling, DataKind::tame, false, 8});
+}
+
+TEST_P(CpuLinear, RowsBeyondOneBlockAreTheLiteralChain) {
+  check({300, 33, 32, DataKind::tame, DataKind::tame, true, 9});
+}
+
+TEST_P(CpuLinear, ARowIgnoresItsNeighbours) {
+  constexpr int64_t kRows = 37, kOut = 64, kIn = 256;
+  DataSource data(11);
+  const auto w = data.values(DataKind::tame, kOut * kIn);
+  const auto x = data.values(DataKind::wide, kRows * kIn);
+  const Case all{kRows, kOut, kIn, DataKind::wide, DataKind::tame, false, 11};
+  const auto together = multiply(*backend_, all, x, w, {});
+  for (int64_t t = 0; t < kRows; t++) {
+    const std::vector<uint16_t> row(x.begin() + t * kIn, x.begin() + (t + 1) * kIn);
+    const Case one{1, kOut, kIn, DataKind::wide, DataKind::tame, false, 11};
+    const std::vector<uint16_t> want(together.begin() + t * kOut,
+                                     together.begin() + (t + 1) * kOut);
+    expect_same(multiply(*backend_, one, row, w, {}), want, "row " + std::to_string(t));
+  }
+}
+
+TEST_P(CpuLinear, StridedRowsAreReadAndWritten) {
+  constexpr int64_t kRows = 4, kOut = 40, kIn = 48, kStride = 70;
+  DataSource data(12);
+  const auto wide_x = data.values(DataKind::tame, kRows * kStride);
+  const auto w = data.values(DataKind::tame, kOut * kIn);
+  std::vector<uint16_t> x, want(kRows * kOut);
+  for (int64_t t = 0; t < kRows; t++) {
+    x.insert(x.end(), wide_x.begin() + t * kStride, wide_x.begin() + t * kStride + kIn);
+  }
+  reference::linear({kRows, kOut, kIn}, x, w, {}, want);
+  LinearWeight packed;
+  ASSERT_TRUE(backend_->pack_linear(host_view(w, kOut, kIn), packed).is_ok());
+  std::vector<uint16_t> wide_out(kRows * kStride, 0xdead);
+  TensorView x_view = host_view(wide_x, kRows, kStride);
+  TensorView out_view = host_view(wide_out, kRows, kStride);
+  x_view.columns = kIn;
+  out_view.columns = kOut;
+  backend_->linear(x_view, packed, nullptr, out_view);
+  for (int64_t t = 0; t < kRows; t++) {
+    const auto* row = &wide_out[static_cast<size_t>(t * kStride)];
+    expect_same(std::span(row, kOut), std::span<const uint16_t>(want).subspan(t * kOut, kOut),
+                "row " + std::to_string(t));
+    for (int64_t j = kOut; j < kStride; j++) ASSERT_EQ(row[j], 0xdead) << "column " << j;
+  }
+}
+
+TEST_P(CpuLinear, PackingReusesStorageThatFits) {
+  DataSource data(13);
+  LinearWeight packed;
+  ASSERT_TRUE(backend_->pack_linear(host_view(data.values(DataKind::tame, 64 * 32), 64, 32), packed)
+                  .is_ok());
+  const void* first = packed.storage.data();
+  const auto w = data.values(DataKind::tame, 40 * 16);
+  ASSERT_TRUE(backend_->pack_linear(host_view(w, 40, 16), packed).is_ok());
+  EXPECT_EQ(packed.storage.data(), first);
+  EXPECT_EQ(packed.out_features, 40);
+  EXPECT_EQ(packed.in_features, 16);
+  const auto x = data.values(DataKind::tame, 16);
+  std::vector<uint16_t> out(40), want(40);
+  reference::linear({1, 40, 16}, x, w, {}, want);
+  backend_->linear(host_view(x, 1, 16), packed, nullptr, host_view(out, 1, 40));
+  expect_same(out, want, "after a smaller weight");
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, CpuLinear, testing::ValuesIn(kAllIsas), isa_test_name);
+
+}  // namespace
+}  // namespace exact::test
