@@ -1,0 +1,98 @@
+// memory_backend.h owns a backend that is memory alone, for tests of weights. It does what it is
+// told as late as it may: uploads and packing happen in finish(), so bytes that were taken back too
+// early show. It counts allocations and fails where a test asks it to.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace exact {
+
+class MemoryBackend : public Backend {
+ public:
+  int allocations = 0;
+  int allocations_left = INT32_MAX;  // then: exhausted
+  Status next_finish;                // given once, by the next finish()
+
+  std::string_view name() const override { return "memory"; }
+  int threads() const override { return 1; }
+
+  Result<Buffer> allocate(size_t bytes) override {
+    if (allocations_left == 0) return Status(Code::exhausted, "no memory left");
+    allocations_left--;
+    allocations++;
+    return Buffer(std::calloc(bytes, 1), bytes, [](void* data) { std::free(data); });
+  }
+  void upload(const TensorView& device, std::span<const std::byte> host) override {
+    EXACT_CHECK(static_cast<size_t>(device.rows * device.columns) * 2 == host.size(), "shapes");
+    later_.push_back([=] { std::memcpy(device.data, host.data(), host.size()); });
+  }
+  Status pack_linear(const TensorView& host, LinearWeight& out) override {
+    const size_t bytes = static_cast<size_t>(host.rows * host.columns) * 2;
+    if (out.storage.bytes() < bytes) {
+      EXACT_ASSIGN(out.storage, allocate(bytes));
+    }
+    out.out_features = host.rows;
+    out.in_features = host.columns;
+    later_.push_back(
+        [host, bytes, data = out.storage.data()] { std::memcpy(data, host.data, bytes); });
+    return {};
+  }
+  Status finish() override {
+    for (const auto& action : later_) action();
+    later_.clear();
+    return std::exchange(next_finish, Status());
+  }
+
+  // A model's weights never reach these.
+  void download(std::span<std::byte>, const TensorView&) override { refuse(); }
+  Result<KvCache> allocate_kv(const KvGeometry&) override { refuse(); }
+  Status supports_linear(int64_t, int64_t) const override { refuse(); }
+  Status supports_attention(int32_t, int32_t, int32_t) const override { refuse(); }
+  Status supports_vocabulary(int64_t) const override { refuse(); }
+  void embed(std::span<const int32_t>, const TensorView&, const TensorView&) override { refuse(); }
+  void rms_norm(const TensorView&, const TensorView&, float, NormForm, const TensorView&) override {
+    refuse();
+  }
+  void linear(const TensorView&, const LinearWeight&, const TensorView*,
+              const TensorView&) override {
+    refuse();
+  }
+  void rope(const TensorView&, std::span<const int32_t>, const TensorView&, const TensorView*,
+            float, NormForm) override {
+    refuse();
+  }
+  void store_kv(const TensorView&, const TensorView&, std::span<const SequenceChunk>, int32_t,
+                KvCache&) override {
+    refuse();
+  }
+  void attention(const TensorView&, const KvCache&, std::span<const SequenceChunk>, int32_t,
+                 const TensorView&) override {
+    refuse();
+  }
+  void silu_mul(const TensorView&, const TensorView&, const TensorView&) override { refuse(); }
+  void add(const TensorView&, const TensorView&) override { refuse(); }
+  void gather_rows(const TensorView&, std::span<const int64_t>, const TensorView&) override {
+    refuse();
+  }
+  void target_logprobs(const TensorView&, std::span<const int32_t>, std::span<float>) override {
+    refuse();
+  }
+  void sample(const TensorView&, std::span<const SampleRow>, std::span<SampleOutcome>) override {
+    refuse();
+  }
+
+ private:
+  [[noreturn]] static void refuse() {
+    check_failed(__FILE__, __LINE__, "refuse", "this backend holds weights, it computes nothing");
+  }
+
+  std::vector<std::function<void()>> later_;
+};
+
+}  // namespace exact
