@@ -16,11 +16,12 @@ struct ReducedAngle {
 
 // Three fused subtractions of j * pi/2: |x| < 105615.
 EXACT_HD ReducedAngle reduce_small_angle(float x) {
-  const float j = __builtin_rintf(x * float_from_bits(0x3f22f983u));
+  const int32_t quadrant = static_cast<int32_t>(__builtin_rintf(x * float_from_bits(0x3f22f983u)));
+  const float j = static_cast<float>(quadrant);  // by way of an integer: never -0
   float rest = fma_rn(j, float_from_bits(0xbfc90fdau), x);
   rest = fma_rn(j, float_from_bits(0xb3a22168u), rest);
   rest = fma_rn(j, float_from_bits(0xa7c234c5u), rest);
-  return {static_cast<int32_t>(j), rest};
+  return {quadrant, rest};
 }
 
 // Payne and Hanek: the significand times 192 bits of 2/pi, the wanted 64 bits of which are turned

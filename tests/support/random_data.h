@@ -3,7 +3,7 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,9 +43,10 @@ class RandomData {
   float normal();                              // about N(0, 1): a sum of twelve uniforms
   uint16_t bf16(DataKind kind);
   std::vector<uint16_t> bf16s(DataKind kind, size_t count);
-  template <class T>
-  const T& pick(std::span<const T> choices) {
-    return choices[static_cast<size_t>(between(0, static_cast<int64_t>(choices.size()) - 1))];
+  // One of an array's or a container's elements.
+  template <class Choices>
+  const auto& pick(const Choices& choices) {
+    return choices[static_cast<size_t>(between(0, static_cast<int64_t>(std::size(choices)) - 1))];
   }
 
   uint64_t seed() const { return seed_; }
