@@ -1,0 +1,82 @@
+// reciprocal.h owns rcp.approx.ftz.f32 of Hopper for ordinary values, which CUDA's powf divides by.
+// The integer model agrees with the hardware on each of the 2^23 fractions; its tables are solved
+// from an exhaustive dump. On a device it is the hardware.
+//
+// A segment (the fraction's top 7 bits) is a parabola in the 16 bits x below it, with the squarer
+// of special_unit.h. kRcpC12 holds the quadratic coefficient above bit 20 and the linear one below.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/base/bf16.h"
+#include "kernels/contract/special_unit.h"
+
+namespace exact::contract {
+
+alignas(64) inline constexpr uint32_t kRcpC0[128] = {
+    0x04000000, 0x03f80fe2, 0x03f03f06, 0x03e88cb5, 0x03e0f83e, 0x03d980f8, 0x03d22638, 0x03cae75a,
+    0x03c3c3c4, 0x03bcbade, 0x03b5cc11, 0x03aef6cb, 0x03a83a85, 0x03a196b4, 0x039b0ad3, 0x03949662,
+    0x038e38e5, 0x0387f1e2, 0x0381c0e2, 0x037ba572, 0x03759f23, 0x036fad89, 0x0369d037, 0x036406ca,
+    0x035e50d9, 0x0358ae06, 0x03531dee, 0x034da036, 0x03483486, 0x0342da81, 0x033d91d5, 0x03385a2b,
+    0x03333335, 0x032e1ca1, 0x03291620, 0x03241f6b, 0x031f3833, 0x031a6034, 0x03159724, 0x0310dcc1,
+    0x030c30c5, 0x030792f1, 0x03030305, 0x02fe80c2, 0x02fa0bea, 0x02f5a443, 0x02f14992, 0x02ecfb9e,
+    0x02e8ba31, 0x02e48511, 0x02e05c0c, 0x02dc3ef0, 0x02d82d85, 0x02d4279c, 0x02d02d04, 0x02cc3d8e,
+    0x02c8590d, 0x02c47f52, 0x02c0b02e, 0x02bceb78, 0x02b93107, 0x02b580b0, 0x02b1da49, 0x02ae3da9,
+    0x02aaaaac, 0x02a7212c, 0x02a3a100, 0x02a02a04, 0x029cbc17, 0x02995712, 0x0295fad6, 0x0292a73f,
+    0x028f5c2b, 0x028c197b, 0x0288df0e, 0x0285acc6, 0x02828285, 0x027f602a, 0x027c459a, 0x027932b6,
+    0x02762764, 0x02732388, 0x02702705, 0x026d31c1, 0x026a43a1, 0x02675c8d, 0x02647c6b, 0x0261a322,
+    0x025ed09a, 0x025c04bb, 0x02593f6b, 0x02568098, 0x0253c827, 0x02511604, 0x024e6a19, 0x024bc450,
+    0x02492494, 0x02468ad1, 0x0243f6f3, 0x024168e3, 0x023ee092, 0x023c5de9, 0x0239e0d7, 0x0237694a,
+    0x0234f72e, 0x02328a71, 0x02302304, 0x022dc0d3, 0x022b63ce, 0x02290be4, 0x0226b904, 0x02246b1f,
+    0x02222224, 0x021fde04, 0x021d9eaf, 0x021b6418, 0x02192e2c, 0x0216fcdf, 0x0214d024, 0x0212a7e8,
+    0x02108423, 0x020e64c4, 0x020c49bd, 0x020a3301, 0x02082084, 0x02061239, 0x02040811, 0x02020203};
+
+alignas(64) inline constexpr uint32_t kRcpC12[128] = {
+    0x3f51fffc, 0x3dd1f814, 0x3c61f05a, 0x3b11e8ce, 0x39b1e16c, 0x3861da36, 0x3731d32a, 0x35f1cc44,
+    0x34d1c586, 0x33b1beee, 0x3291b87a, 0x3171b228, 0x3061abfa, 0x2f61a5ee, 0x2e61a002, 0x2d719a36,
+    0x2c719488, 0x2b818ef8, 0x2aa18986, 0x29d18430, 0x29017ef6, 0x282179d6, 0x277174d2, 0x26a16fe6,
+    0x25d16b12, 0x25216658, 0x246161b4, 0x23c15d28, 0x231158b2, 0x22515450, 0x21c15006, 0x21114bce,
+    0x207147ac, 0x1fe1439e, 0x1f513fa2, 0x1ea13bb8, 0x1e2137e2, 0x1da1341e, 0x1d11306a, 0x1c912cc8,
+    0x1c112936, 0x1b9125b4, 0x1b112242, 0x1aa11ee0, 0x1a211b8c, 0x19c11848, 0x19311510, 0x18d111e8,
+    0x18610ece, 0x17f10bc0, 0x179108c0, 0x173105ce, 0x16e102e8, 0x1661000c, 0x1610fd3e, 0x15c0fa7c,
+    0x1550f7c4, 0x1510f51a, 0x14b0f278, 0x1460efe2, 0x1400ed56, 0x13c0ead6, 0x1360e85e, 0x1310e5f0,
+    0x12e0e38e, 0x1290e134, 0x1230dee2, 0x11f0dc9a, 0x11b0da5c, 0x1170d826, 0x1120d5f8, 0x10f0d3d4,
+    0x10a0d1b6, 0x1070cfa2, 0x1020cd94, 0x1000cb90, 0x0fb0c992, 0x0f80c79c, 0x0f30c5ac, 0x0f00c3c4,
+    0x0ed0c1e4, 0x0e90c00a, 0x0e70be38, 0x0e20bc6a, 0x0df0baa4, 0x0de0b8e6, 0x0da0b72c, 0x0d60b578,
+    0x0d40b3cc, 0x0d00b224, 0x0cd0b082, 0x0cc0aee8, 0x0c70ad50, 0x0c50abc0, 0x0c40aa36, 0x0c10a8b0,
+    0x0bd0a72e, 0x0ba0a5b2, 0x0b80a43c, 0x0b60a2ca, 0x0b40a15e, 0x0b209ff6, 0x0af09e92, 0x0ad09d34,
+    0x0ab09bda, 0x0a909a84, 0x0a609932, 0x0a5097e6, 0x0a10969c, 0x0a009558, 0x09f09418, 0x09b092da,
+    0x09a091a2, 0x0990906e, 0x09608f3c, 0x09508e10, 0x09308ce6, 0x09108bc0, 0x08f08a9e, 0x08f08980,
+    0x08c08864, 0x08a0874c, 0x08908638, 0x08708526, 0x08508418, 0x0840830e, 0x08308206, 0x08208102};
+
+#if !defined(__CUDA_ARCH__)
+
+// A 23-bit fraction f, not zero -> the significand of 1 / (1 + f / 2^23), in [2^23, 2^24).
+EXACT_HD uint32_t rcp_significand(uint32_t fraction) {
+  const uint32_t segment = fraction >> 16;
+  const uint32_t x = fraction & 0xffffu;
+  const int64_t constant = static_cast<int64_t>(kRcpC0[segment]) << 14;
+  const int64_t linear = static_cast<int64_t>(kRcpC12[segment] & 0xfffffu) * x;
+  const int64_t square = static_cast<int64_t>(kRcpC12[segment] >> 20) * truncated_square(x << 1);
+  return static_cast<uint32_t>((constant - linear + 2 * square + 0xfce) >> 16);
+}
+
+#endif
+
+// rcp.approx.ftz.f32 for a normal value of magnitude below 2^126: the result is normal too.
+EXACT_HD float rcp(float value) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
+  return result;
+#else
+  const uint32_t bits = float_bits(value);
+  const uint32_t field = bits >> 23 & 255u;
+  const uint32_t fraction = bits & 0x7fffffu;
+  const uint32_t significand =
+      fraction == 0 ? 0x1000000u : rcp_significand(fraction);  // 2^k: exact
+  return float_from_bits((bits & 0x80000000u) | (((252u - field) << 23) + significand));
+#endif
+}
+
+}  // namespace exact::contract
