@@ -13,7 +13,7 @@ namespace exact {
 
 struct HashModelOptions {
   uint64_t seed = 0;
-  std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;  // after each tensor
+  std::function<void(int64_t bytes_done, int64_t bytes_total)> progress = {};  // after each tensor
   int64_t max_shard_bytes = int64_t{5} << 30;  // a larger model becomes several files
 };
 
