@@ -9,6 +9,7 @@ namespace {
 
 // A step has many short jobs: a thread looks for the next one this many times before it sleeps.
 constexpr int kSpins = 2000;
+constexpr uint32_t kOpen = 1u << 31;
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -59,14 +60,24 @@ void ThreadPool::run_tasks(int64_t count, void* context, TaskFunction function) 
   context_ = context;
   function_ = function;
   next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
+  job_.store(kOpen, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   take_tasks(0);
-  for (int busy = busy_.load(std::memory_order_acquire); busy != 0;
-       busy = busy_.load(std::memory_order_acquire)) {
-    wait_while(busy_, busy);
+  uint32_t joined = job_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
+  for (; joined != 0; joined = job_.load(std::memory_order_acquire)) wait_while(job_, joined);
+}
+
+bool ThreadPool::join_job() {
+  uint32_t job = job_.load(std::memory_order_relaxed);
+  while ((job & kOpen) != 0) {
+    if (job_.compare_exchange_weak(job, job + 1, std::memory_order_acq_rel)) return true;
   }
+  return false;
+}
+
+void ThreadPool::leave_job() {
+  if (job_.fetch_sub(1, std::memory_order_acq_rel) == 1) job_.notify_one();
 }
 
 void ThreadPool::take_tasks(int thread) {
@@ -83,8 +94,9 @@ void ThreadPool::work(int thread) {
     wait_while(generation_, seen);
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
+    if (!join_job()) continue;
     take_tasks(thread);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+    leave_job();
   }
 }
 

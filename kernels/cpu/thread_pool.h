@@ -38,15 +38,19 @@ class ThreadPool {
   void run_tasks(int64_t count, void* context, TaskFunction function);
   void work(int thread);
   void take_tasks(int thread);
+  bool join_job();
+  void leave_job();
 
   std::vector<std::thread> threads_;
-  // The job: written before generation_ is raised, read after it is seen.
+  // The job: written before it is opened, read by those that joined it.
   int64_t count_ = 0;
   void* context_ = nullptr;
   TaskFunction function_ = nullptr;
   std::atomic<int64_t> next_{0};
-  std::atomic<uint32_t> generation_{0};
-  std::atomic<int> busy_{0};  // threads that have not finished the job
+  // kOpen while the job may be joined, plus the number of threads that are in it. The caller waits
+  // for those alone: a thread that sleeps, or that the system has not run yet, holds nobody up.
+  std::atomic<uint32_t> job_{0};
+  std::atomic<uint32_t> generation_{0};  // raised for each job; idle threads wait for it
   std::atomic<bool> stop_{false};
 };
 

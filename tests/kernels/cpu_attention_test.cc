@@ -6,7 +6,7 @@
 #include "kernels/reference/reference.h"
 #include "tests/kernels/cpu_test_support.h"
 
-namespace exact::test {
+namespace exact {
 namespace {
 
 constexpr uint16_t kStale = 0x7fc1;  // a NaN
@@ -29,7 +29,7 @@ struct AttentionCase {
 class CpuAttention : public CpuIsaTest {
  protected:
   // Sequences with scattered pages in a cache filled with NaN.
-  void make_sequences(const AttentionCase& c, DataSource& data) {
+  void make_sequences(const AttentionCase& c, RandomData& data) {
     int32_t page_count = 3;
     for (const int32_t length : c.lengths) page_count += (length + c.page_size - 1) / c.page_size;
     auto cache =
@@ -48,9 +48,9 @@ class CpuAttention : public CpuIsaTest {
     for (const int32_t length : c.lengths) {
       Sequence s;
       s.length = length;
-      s.query = data.values(c.kind, int64_t{length} * c.shape.query_heads * c.shape.head_width);
-      s.keys = data.values(c.kind, int64_t{length} * c.shape.kv_heads * c.shape.head_width);
-      s.values = data.values(c.kind, int64_t{length} * c.shape.kv_heads * c.shape.head_width);
+      s.query = draw(data, c.kind, int64_t{length} * c.shape.query_heads * c.shape.head_width);
+      s.keys = draw(data, c.kind, int64_t{length} * c.shape.kv_heads * c.shape.head_width);
+      s.values = draw(data, c.kind, int64_t{length} * c.shape.kv_heads * c.shape.head_width);
       for (int32_t p = 0; p * c.page_size < length; p++) {
         s.pages.push_back(free.back());
         free.pop_back();
@@ -60,7 +60,7 @@ class CpuAttention : public CpuIsaTest {
   }
 
   // One step: the next chunk of every sequence that has one, in one batch.
-  bool step(const AttentionCase& c, Backend& backend, DataSource& data, std::vector<int32_t>& done,
+  bool step(const AttentionCase& c, Backend& backend, RandomData& data, std::vector<int32_t>& done,
             std::vector<std::vector<uint16_t>>& outs) {
     const int64_t query_width = int64_t{c.shape.query_heads} * c.shape.head_width;
     const int64_t kv_width = int64_t{c.shape.kv_heads} * c.shape.head_width;
@@ -101,7 +101,7 @@ class CpuAttention : public CpuIsaTest {
   }
 
   void check(const AttentionCase& c) {
-    DataSource data(c.seed);
+    RandomData data(c.seed);
     ASSERT_NO_FATAL_FAILURE(make_sequences(c, data));
     std::vector<int32_t> done(sequences_.size(), 0);
     std::vector<std::vector<uint16_t>> outs(sequences_.size());
@@ -126,44 +126,43 @@ class CpuAttention : public CpuIsaTest {
 TEST_P(CpuAttention, PagesOfEverySizeInAnyOrder) {
   uint64_t seed = 20;
   for (const int32_t page_size : {16, 32, 64, 128}) {
-    check({{4, 2, 64}, page_size, {150, 1, 37}, DataKind::tame, 160, ++seed});
-    check({{2, 2, 128}, page_size, {100, 65, 3}, DataKind::tame, 40, ++seed});
+    check({{4, 2, 64}, page_size, {150, 1, 37}, DataKind::normal, 160, ++seed});
+    check({{2, 2, 128}, page_size, {100, 65, 3}, DataKind::normal, 40, ++seed});
   }
 }
 
 TEST_P(CpuAttention, EveryHeadWidthOfTheContract) {
   uint64_t seed = 40;
   for (const int32_t head_width : {32, 64, 80, 96, 128, 256}) {
-    check({{2, 1, head_width}, 32, {70, 20}, DataKind::tame, 33, ++seed});
+    check({{2, 1, head_width}, 32, {70, 20}, DataKind::normal, 33, ++seed});
   }
 }
 
 TEST_P(CpuAttention, EveryGroupOfQueryHeads) {
   uint64_t seed = 60;
   for (const int32_t group : {1, 2, 3, 5, 7, 8}) {
-    check({{group, 1, 64}, 16, {40, 21}, DataKind::tame, 24, ++seed});
+    check({{group, 1, 64}, 16, {40, 21}, DataKind::normal, 24, ++seed});
   }
 }
 
 TEST_P(CpuAttention, DecodeOneTokenAtATime) {
-  check({{2, 1, 64}, 16, {140}, DataKind::tame, 1, 70});
-  check({{2, 1, 128}, 32, {80}, DataKind::tame, 1, 71});
+  check({{2, 1, 64}, 16, {140}, DataKind::normal, 1, 70});
+  check({{2, 1, 128}, 32, {80}, DataKind::normal, 1, 71});
 }
 
 TEST_P(CpuAttention, SparseAndCancellingData) {
   check({{2, 1, 64}, 16, {60, 9}, DataKind::sparse, 30, 80});
-  check({{2, 1, 64}, 16, {60, 9}, DataKind::cancelling, 30, 81});
-  check({{2, 1, 64}, 16, {60, 9}, DataKind::ones, 30, 82});
-  check({{2, 1, 64}, 16, {60, 9}, DataKind::zeros, 30, 83});
+  check({{2, 1, 64}, 16, {60, 9}, DataKind::cancellation, 30, 81});
+  check({{2, 1, 64}, 16, {60, 9}, DataKind::all_ones, 30, 82});
 }
 
 TEST_P(CpuAttention, NumbersAtTheEdge) {
-  check({{2, 1, 64}, 16, {20}, DataKind::largest_unit, 20, 90});
-  check({{2, 1, 64}, 16, {20}, DataKind::wide, 20, 91});
+  check({{2, 1, 64}, 16, {20}, DataKind::largest, 20, 90});
+  check({{2, 1, 64}, 16, {20}, DataKind::wide_exponents, 20, 91});
   check({{2, 1, 64}, 16, {20}, DataKind::tiny, 20, 92});
 }
 
 INSTANTIATE_TEST_SUITE_P(Isa, CpuAttention, testing::ValuesIn(kAllIsas), isa_test_name);
 
 }  // namespace
-}  // namespace exact::test
+}  // namespace exact

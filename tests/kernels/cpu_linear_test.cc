@@ -2,7 +2,7 @@
 #include "kernels/reference/reference.h"
 #include "tests/kernels/cpu_test_support.h"
 
-namespace exact::test {
+namespace exact {
 namespace {
 
 class CpuLinear : public CpuIsaTest {
@@ -27,10 +27,10 @@ class CpuLinear : public CpuIsaTest {
   }
 
   void check(const Case& c) {
-    DataSource data(c.seed);
-    const auto x = data.values(c.x_kind, c.rows * c.in_features);
-    const auto w = data.values(c.weight_kind, c.out_features * c.in_features);
-    const auto b = data.values(DataKind::tame, c.bias ? c.out_features : 0);
+    RandomData data(c.seed);
+    const auto x = draw(data, c.x_kind, c.rows * c.in_features);
+    const auto w = draw(data, c.weight_kind, c.out_features * c.in_features);
+    const auto b = draw(data, DataKind::normal, c.bias ? c.out_features : 0);
     std::vector<uint16_t> want(static_cast<size_t>(c.rows * c.out_features));
     reference::linear({c.rows, c.out_features, c.in_features}, x, w, b, want);
     expect_same(multiply(*backend_, c, x, w, b), want,
@@ -43,8 +43,8 @@ class CpuLinear : public CpuIsaTest {
 
 TEST_P(CpuLinear, EveryPairOfDataKindsIsTheLiteralChain) {
   uint64_t seed = 100;
-  for (const DataKind x_kind : kAllKinds) {
-    for (const DataKind weight_kind : kAllKinds) {
+  for (const DataKind x_kind : kAllDataKinds) {
+    for (const DataKind weight_kind : kAllDataKinds) {
       seed++;
       check({5, 40, 80, x_kind, weight_kind, seed % 2 == 0, seed});
     }
@@ -53,38 +53,47 @@ TEST_P(CpuLinear, EveryPairOfDataKindsIsTheLiteralChain) {
 
 TEST_P(CpuLinear, RandomShapesAreTheLiteralChain) {
   for (uint64_t seed = 1; seed <= 40; seed++) {
-    DataSource data(seed);
-    const auto kind = kAllKinds[data.between(0, 6)];
-    check({data.between(1, 70), data.between(1, 100), data.between(1, 170), kind, DataKind::tame,
+    RandomData data(seed);
+    const auto kind = kAllDataKinds[data.between(0, 6)];
+    check({data.between(1, 70), data.between(1, 100), data.between(1, 170), kind, DataKind::normal,
            data.between(0, 1) == 1, seed});
   }
 }
 
 TEST_P(CpuLinear, EveryTailOfInFeaturesIsAdded) {
   for (int64_t k = 1; k <= 48; k++) {
-    check({3, 33, k, DataKind::ones, DataKind::ones, false, static_cast<uint64_t>(k)});
+    check({3, 33, k, DataKind::all_ones, DataKind::all_ones, false, static_cast<uint64_t>(k)});
   }
 }
 
+TEST_P(CpuLinear, NothingButZerosIsPositiveZero) {
+  constexpr int64_t kRows = 5, kOut = 40, kIn = 64;
+  RandomData data(14);
+  const auto w = draw(data, DataKind::normal, kOut * kIn);
+  const std::vector<uint16_t> x(kRows * kIn, 0x8000);  // -0
+  const auto out = multiply(*backend_, {kRows, kOut, kIn, {}, {}, false, 14}, x, w, {});
+  EXPECT_EQ(out, std::vector<uint16_t>(out.size(), 0));
+}
+
 TEST_P(CpuLinear, LongChainsKeepTheirOrder) {
-  check({3, 32, 4864, DataKind::tame, DataKind::tame, true, 7});
-  check({2, 32, 4096, DataKind::cancelling, DataKind::tame, false, 8});
+  check({3, 32, 4864, DataKind::normal, DataKind::normal, true, 7});
+  check({2, 32, 4096, DataKind::cancellation, DataKind::normal, false, 8});
 }
 
 TEST_P(CpuLinear, RowsBeyondOneBlockAreTheLiteralChain) {
-  check({300, 33, 32, DataKind::tame, DataKind::tame, true, 9});
+  check({300, 33, 32, DataKind::normal, DataKind::normal, true, 9});
 }
 
 TEST_P(CpuLinear, ARowIgnoresItsNeighbours) {
   constexpr int64_t kRows = 37, kOut = 64, kIn = 256;
-  DataSource data(11);
-  const auto w = data.values(DataKind::tame, kOut * kIn);
-  const auto x = data.values(DataKind::wide, kRows * kIn);
-  const Case all{kRows, kOut, kIn, DataKind::wide, DataKind::tame, false, 11};
+  RandomData data(11);
+  const auto w = draw(data, DataKind::normal, kOut * kIn);
+  const auto x = draw(data, DataKind::wide_exponents, kRows * kIn);
+  const Case all{kRows, kOut, kIn, DataKind::wide_exponents, DataKind::normal, false, 11};
   const auto together = multiply(*backend_, all, x, w, {});
   for (int64_t t = 0; t < kRows; t++) {
     const std::vector<uint16_t> row(x.begin() + t * kIn, x.begin() + (t + 1) * kIn);
-    const Case one{1, kOut, kIn, DataKind::wide, DataKind::tame, false, 11};
+    const Case one{1, kOut, kIn, DataKind::wide_exponents, DataKind::normal, false, 11};
     const std::vector<uint16_t> want(together.begin() + t * kOut,
                                      together.begin() + (t + 1) * kOut);
     expect_same(multiply(*backend_, one, row, w, {}), want, "row " + std::to_string(t));
@@ -93,9 +102,9 @@ TEST_P(CpuLinear, ARowIgnoresItsNeighbours) {
 
 TEST_P(CpuLinear, StridedRowsAreReadAndWritten) {
   constexpr int64_t kRows = 4, kOut = 40, kIn = 48, kStride = 70;
-  DataSource data(12);
-  const auto wide_x = data.values(DataKind::tame, kRows * kStride);
-  const auto w = data.values(DataKind::tame, kOut * kIn);
+  RandomData data(12);
+  const auto wide_x = draw(data, DataKind::normal, kRows * kStride);
+  const auto w = draw(data, DataKind::normal, kOut * kIn);
   std::vector<uint16_t> x, want(kRows * kOut);
   for (int64_t t = 0; t < kRows; t++) {
     x.insert(x.end(), wide_x.begin() + t * kStride, wide_x.begin() + t * kStride + kIn);
@@ -118,17 +127,18 @@ TEST_P(CpuLinear, StridedRowsAreReadAndWritten) {
 }
 
 TEST_P(CpuLinear, PackingReusesStorageThatFits) {
-  DataSource data(13);
+  RandomData data(13);
   LinearWeight packed;
-  ASSERT_TRUE(backend_->pack_linear(host_view(data.values(DataKind::tame, 64 * 32), 64, 32), packed)
-                  .is_ok());
+  ASSERT_TRUE(
+      backend_->pack_linear(host_view(draw(data, DataKind::normal, 64 * 32), 64, 32), packed)
+          .is_ok());
   const void* first = packed.storage.data();
-  const auto w = data.values(DataKind::tame, 40 * 16);
+  const auto w = draw(data, DataKind::normal, 40 * 16);
   ASSERT_TRUE(backend_->pack_linear(host_view(w, 40, 16), packed).is_ok());
   EXPECT_EQ(packed.storage.data(), first);
   EXPECT_EQ(packed.out_features, 40);
   EXPECT_EQ(packed.in_features, 16);
-  const auto x = data.values(DataKind::tame, 16);
+  const auto x = draw(data, DataKind::normal, 16);
   std::vector<uint16_t> out(40), want(40);
   reference::linear({1, 40, 16}, x, w, {}, want);
   backend_->linear(host_view(x, 1, 16), packed, nullptr, host_view(out, 1, 40));
@@ -138,4 +148,4 @@ TEST_P(CpuLinear, PackingReusesStorageThatFits) {
 INSTANTIATE_TEST_SUITE_P(Isa, CpuLinear, testing::ValuesIn(kAllIsas), isa_test_name);
 
 }  // namespace
-}  // namespace exact::test
+}  // namespace exact

@@ -3,12 +3,12 @@
 #include "kernels/reference/reference.h"
 #include "tests/kernels/cpu_test_support.h"
 
-namespace exact::test {
+namespace exact {
 namespace {
 
 class CpuLogits : public CpuIsaTest {
  protected:
-  static std::vector<uint16_t> logits(DataSource& data, int64_t count, float spread) {
+  static std::vector<uint16_t> logits(RandomData& data, int64_t count, float spread) {
     std::vector<uint16_t> row(static_cast<size_t>(count));
     for (uint16_t& value : row) value = float_to_bf16(data.normal() * spread);
     return row;
@@ -22,8 +22,8 @@ class CpuLogits : public CpuIsaTest {
     ASSERT_TRUE(backend_->finish().is_ok());
     const SampleOutcome want = reference::sample(row, want_row);
     EXPECT_EQ(got.token, want.token) << where;
-    EXPECT_EQ(hex(got.logprob), hex(want.logprob)) << where;
-    EXPECT_EQ(hex(got.processed_logprob), hex(want.processed_logprob)) << where;
+    EXPECT_EQ(hex_of(got.logprob), hex_of(want.logprob)) << where;
+    EXPECT_EQ(hex_of(got.processed_logprob), hex_of(want.processed_logprob)) << where;
   }
 };
 
@@ -32,7 +32,7 @@ TEST_P(CpuLogits, TargetLogprobsOfEveryKernel) {
   for (const int64_t vocabulary :
        {32, 1000, 1024, 2048, 2056, 4096, 9216, 9224, 12248, 12256, 16384, 20008, 32000}) {
     for (const float spread : {0.01f, 3.0f, 40.0f}) {
-      DataSource data(++seed);
+      RandomData data(++seed);
       std::vector<uint16_t> all;
       for (int r = 0; r < 3; r++) {
         const auto row = logits(data, vocabulary, spread);
@@ -57,14 +57,14 @@ TEST_P(CpuLogits, TargetLogprobsOfEveryKernel) {
 TEST_P(CpuLogits, NonFiniteLogitsGiveNaNAndNoToken) {
   for (const uint16_t bad : std::initializer_list<uint16_t>{0x7f80, 0xff80, 0x7fc0, 0xffff}) {
     for (const size_t at : {0u, 17u, 1999u}) {
-      DataSource data(2);
+      RandomData data(2);
       auto row = logits(data, 2000, 3.0f);
       row[at] = bad;
       float logprob = 0.0f;
       const int32_t target = 5;
       backend_->target_logprobs(host_view(row, 1, 2000), std::span(&target, 1),
                                 std::span(&logprob, 1));
-      EXPECT_EQ(hex(logprob), "7fffffff") << hex(bad) << " at " << at;
+      EXPECT_EQ(hex_of(logprob), "0x7fffffff") << hex_of(bad) << " at " << at;
       for (const float temperature : {0.0f, 0.7f, 1.0f}) {
         SampleRow sample;
         sample.temperature = temperature;
@@ -80,7 +80,7 @@ TEST_P(CpuLogits, DrawsOfEveryFilter) {
     for (const int32_t top_k : {0, 1, 40, 100000}) {
       for (const float top_p : {0.0f, 0.3f, 0.95f, 1.0f}) {
         for (const float min_p : {0.0f, 0.05f, 1.0f}) {
-          DataSource data(++seed);
+          RandomData data(++seed);
           const int64_t vocabulary = 8 * data.between(4, 500);
           const auto row = logits(data, vocabulary, data.between(0, 1) == 0 ? 0.5f : 4.0f);
           const SampleRow sample{0,
@@ -113,7 +113,7 @@ TEST_P(CpuLogits, TiesGoToTheLowestId) {
           sample.temperature = temperature;
           sample.top_k = top_k;
           sample.top_p = top_p;
-          check_draw(row, sample, "level " + hex(level));
+          check_draw(row, sample, "level " + hex_of(level));
         }
       }
     }
@@ -121,7 +121,7 @@ TEST_P(CpuLogits, TiesGoToTheLowestId) {
 }
 
 TEST_P(CpuLogits, FlatNucleusLargerThanTheFirstSort) {
-  DataSource data(50);
+  RandomData data(50);
   const auto row = logits(data, 20000, 0.1f);
   for (const float top_p : {0.01f, 0.2f, 0.999f}) {
     SampleRow sample;
@@ -132,7 +132,7 @@ TEST_P(CpuLogits, FlatNucleusLargerThanTheFirstSort) {
 }
 
 TEST_P(CpuLogits, ManyRowsInOneCall) {
-  DataSource data(60);
+  RandomData data(60);
   constexpr int64_t kRows = 9, kVocabulary = 3000;
   std::vector<uint16_t> all;
   std::vector<SampleRow> rows;
@@ -149,12 +149,12 @@ TEST_P(CpuLogits, ManyRowsInOneCall) {
         std::span(all).subspan(static_cast<size_t>(rows[r].row * kVocabulary), kVocabulary),
         rows[r]);
     EXPECT_EQ(got[r].token, want.token) << "row " << r;
-    EXPECT_EQ(hex(got[r].logprob), hex(want.logprob)) << "row " << r;
-    EXPECT_EQ(hex(got[r].processed_logprob), hex(want.processed_logprob)) << "row " << r;
+    EXPECT_EQ(hex_of(got[r].logprob), hex_of(want.logprob)) << "row " << r;
+    EXPECT_EQ(hex_of(got[r].processed_logprob), hex_of(want.processed_logprob)) << "row " << r;
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Isa, CpuLogits, testing::ValuesIn(kAllIsas), isa_test_name);
 
 }  // namespace
-}  // namespace exact::test
+}  // namespace exact

@@ -4,18 +4,18 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstdio>
 #include <memory>
-#include <random>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "kernels/base/bf16.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/support/expect_bits.h"
+#include "tests/support/random_data.h"
 
-namespace exact::test {
+namespace exact {
 
 inline constexpr CpuIsa kAllIsas[] = {CpuIsa::scalar, CpuIsa::avx2, CpuIsa::avx512};
 
@@ -40,69 +40,9 @@ class CpuIsaTest : public testing::TestWithParam<CpuIsa> {
   std::unique_ptr<Backend> backend_;
 };
 
-// Kinds of bf16 data. `tame` stays where no rule's edge is; the others look for edges.
-enum class DataKind {
-  tame,          // a normal distribution
-  wide,          // exponents over 60 binades
-  any_bits,      // NaN, infinities, subnormals
-  largest_unit,  // +-1.9921875: sums that leave int32
-  tiny,          // subnormals and the smallest normals
-  sparse,        // half of it zero
-  cancelling,    // pairs that nearly cancel
-  ones,          // all ones: a dropped tail shows
-  zeros,
-  huge,  // exponents over the whole range, finite
-};
-inline constexpr DataKind kAllKinds[] = {DataKind::tame,         DataKind::wide, DataKind::any_bits,
-                                         DataKind::largest_unit, DataKind::tiny, DataKind::sparse,
-                                         DataKind::cancelling,   DataKind::ones, DataKind::zeros,
-                                         DataKind::huge};
-
-class DataSource {
- public:
-  explicit DataSource(uint64_t seed) : engine_(seed) {}
-
-  uint32_t bits() { return static_cast<uint32_t>(engine_()); }
-  int64_t between(int64_t low, int64_t high) {
-    return low + static_cast<int64_t>(engine_() % static_cast<uint64_t>(high - low + 1));
-  }
-  float normal() { return std::normal_distribution<float>(0.0f, 1.0f)(engine_); }
-
-  uint16_t value(DataKind kind, size_t index) {
-    switch (kind) {
-      case DataKind::tame:
-        return float_to_bf16(normal());
-      case DataKind::wide:
-        return float_to_bf16(std::ldexp(normal(), static_cast<int>(between(-30, 29))));
-      case DataKind::any_bits:
-        return static_cast<uint16_t>(bits());
-      case DataKind::largest_unit:
-        return static_cast<uint16_t>((bits() & 0x8000u) | 0x3fffu);
-      case DataKind::tiny:
-        return static_cast<uint16_t>(bits() & 0x80ffu);
-      case DataKind::sparse:
-        return (bits() & 1u) != 0 ? uint16_t{0} : float_to_bf16(normal());
-      case DataKind::cancelling:
-        return static_cast<uint16_t>(((index & 1u) << 15) | 0x4200u | (bits() & 3u));
-      case DataKind::ones:
-        return 0x3f80;
-      case DataKind::zeros:
-        return static_cast<uint16_t>(bits() & 0x8000u);
-      case DataKind::huge:
-        return static_cast<uint16_t>((bits() & 0x807fu) | (bits() % 255u) << 7);
-    }
-    return 0;
-  }
-
-  std::vector<uint16_t> values(DataKind kind, int64_t count) {
-    std::vector<uint16_t> data(static_cast<size_t>(count));
-    for (size_t i = 0; i < data.size(); i++) data[i] = value(kind, i);
-    return data;
-  }
-
- private:
-  std::mt19937_64 engine_;
-};
+inline std::vector<uint16_t> draw(RandomData& data, DataKind kind, int64_t count) {
+  return data.bf16s(kind, static_cast<size_t>(count));
+}
 
 inline bool is_nan_bf16(uint16_t value) {
   return (value & 0x7fffu) > 0x7f80u;
@@ -116,17 +56,6 @@ inline bool same_bits(float a, float b) {
   return float_bits(a) == float_bits(b) || (a != a && b != b);
 }
 
-inline std::string hex(uint16_t value) {
-  char text[8];
-  std::snprintf(text, sizeof(text), "%04x", static_cast<unsigned>(value));
-  return text;
-}
-inline std::string hex(float value) {
-  char text[12];
-  std::snprintf(text, sizeof(text), "%08x", static_cast<unsigned>(float_bits(value)));
-  return text;
-}
-
 // `where` says seed and shape.
 template <class T>
 void expect_same(std::span<const T> got, std::span<const T> want, const std::string& where) {
@@ -136,8 +65,8 @@ void expect_same(std::span<const T> got, std::span<const T> want, const std::str
     if (same_bits(got[i], want[i])) continue;
     if (differing++ == 0) first = i;
   }
-  EXPECT_EQ(differing, 0u) << where << ": first at " << first << ", got " << hex(got[first])
-                           << ", want " << hex(want[first]) << ", of " << got.size();
+  EXPECT_EQ(differing, 0u) << where << ": first at " << first << ", got " << hex_of(got[first])
+                           << ", want " << hex_of(want[first]) << ", of " << got.size();
 }
 inline void expect_same(const std::vector<uint16_t>& got, const std::vector<uint16_t>& want,
                         const std::string& where) {
@@ -150,4 +79,4 @@ inline TensorView host_view(const std::vector<uint16_t>& data, int64_t rows, int
   return TensorView(const_cast<uint16_t*>(data.data()), DType::bf16, rows, columns);
 }
 
-}  // namespace exact::test
+}  // namespace exact
