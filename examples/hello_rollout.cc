@@ -5,7 +5,6 @@
 //   hello_rollout                      in another
 //   hello_rollout --prompt 1 2 3 --n 2 --max-new-tokens 8 --seed 7
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
@@ -17,6 +16,13 @@
 #include "trainer_bridge/client.h"
 
 namespace {
+
+template <class T>
+std::string list(const std::vector<T>& values) {
+  std::string text;
+  for (const T value : values) text += fmt::format("{:.9g} ", static_cast<double>(value));
+  return text;
+}
 
 // The whole of it: connect, ask, read. Every call returns a value or a sentence that says what to
 // do.
@@ -34,9 +40,9 @@ exact::Status say_hello(const std::string& endpoint, const exact::ipc::Generate&
   EXACT_ASSIGN(const auto reply, client->generate(request));
   for (const exact::ipc::Completion& completion : reply.completions) {
     const auto reason = static_cast<exact::FinishReason>(completion.finish_reason);
-    fmt::print("\nsample {} ({})\n  ids       {}\n  log-probs {:.9g}\n", completion.sample_index,
-               exact::finish_reason_name(reason), fmt::join(completion.tokens, " "),
-               fmt::join(completion.logprobs, " "));
+    fmt::print("\nsample {} ({})\n  ids       {}\n  log-probs {}\n", completion.sample_index,
+               exact::finish_reason_name(reason), list(completion.tokens),
+               list(completion.logprobs));
     for (const exact::ipc::VersionSpan& span : completion.versions) {
       fmt::print("  from token {}: version {}, digest {}\n", span.begin, span.weight_version,
                  span.weights_digest);

@@ -85,6 +85,15 @@ std::string numbers(std::span<const float> values) {
   return out + "]";
 }
 
+std::string numbers(std::span<const int32_t> values) {
+  std::string out = "[";
+  for (const int32_t value : values) {
+    if (out.size() > 1) out += ", ";
+    out += std::to_string(value);
+  }
+  return out + "]";
+}
+
 std::string spans(std::span<const VersionSpan> versions) {
   std::string out = "[";
   for (const VersionSpan& span : versions) {
@@ -114,12 +123,12 @@ std::string sample_line(const PromptLine& prompt, const SampleResult& sample,
   const Digest128 weights =
       sample.versions.empty() ? Digest128{} : sample.versions.back().weights_digest;
   std::string out = fmt::format(
-      R"({{"id": {}, "sample_index": {}, "finish_reason": "{}", "ids": [{}], "logprobs": {}, )"
+      R"({{"id": {}, "sample_index": {}, "finish_reason": "{}", "ids": {}, "logprobs": {}, )"
       R"("processed_logprobs": {}, "versions": {}, "seed": {}, "contract_id": "{}", )"
       R"("weights_digest": "{}")",
-      prompt.id, sample.sample_index, finish_reason_name(sample.reason),
-      fmt::join(sample.tokens, ", "), numbers(sample.logprobs), numbers(sample.processed_logprobs),
-      spans(sample.versions), prompt.request.sampling.seed, contract.to_hex(), weights.to_hex());
+      prompt.id, sample.sample_index, finish_reason_name(sample.reason), numbers(sample.tokens),
+      numbers(sample.logprobs), numbers(sample.processed_logprobs), spans(sample.versions),
+      prompt.request.sampling.seed, contract.to_hex(), weights.to_hex());
   if (!sample.error.is_ok()) {
     out += ", \"error\": " +
            Json(sample.error.message()).dump(-1, ' ', true, Json::error_handler_t::replace);
