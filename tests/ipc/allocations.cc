@@ -12,9 +12,13 @@ uint64_t allocated_bytes() {
   return total_bytes;
 }
 
-static void* allocate(std::size_t bytes) {
+static void* allocate_or_null(std::size_t bytes) {
   total_bytes += bytes;
-  void* memory = std::malloc(bytes > 0 ? bytes : 1);
+  return std::malloc(bytes > 0 ? bytes : 1);
+}
+
+static void* allocate(std::size_t bytes) {
+  void* memory = allocate_or_null(bytes);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
@@ -26,6 +30,12 @@ void* operator new(std::size_t bytes) {
 }
 void* operator new[](std::size_t bytes) {
   return exact::ipc::allocate(bytes);
+}
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  return exact::ipc::allocate_or_null(bytes);
+}
+void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
+  return exact::ipc::allocate_or_null(bytes);
 }
 void operator delete(void* memory) noexcept {
   std::free(memory);

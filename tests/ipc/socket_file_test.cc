@@ -38,7 +38,7 @@ class SocketFileTest : public ::testing::Test {
     auto client = ClientSocket::connect({"ipc://" + path_, 1 << 20, 100});
     ASSERT_TRUE(client.is_ok()) << client.status().to_string();
     ASSERT_TRUE((*client)->send({"h", "b"}, 1s).is_ok());
-    auto incoming = server.receive(5s);
+    auto incoming = server.receive(20s);
     ASSERT_TRUE(incoming.is_ok() && incoming->has_value());
     EXPECT_EQ((*incoming)->body, "b");
   }
@@ -181,7 +181,7 @@ TEST_F(SocketFileTest, HandWrittenPeerIsUnderstood) {
   send_raw(fd, std::string("\x01\x01h\0\x02"
                            "by",
                            7));
-  auto incoming = (*server)->receive(5s);
+  auto incoming = (*server)->receive(20s);
   ASSERT_TRUE(incoming.is_ok() && incoming->has_value());
   EXPECT_EQ((*incoming)->header, "h");
   EXPECT_EQ((*incoming)->body, "by");
