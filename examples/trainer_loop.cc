@@ -91,7 +91,7 @@ class TrainerLoop {
     if (index > 0) climb_.propose();
     uint64_t straddling = 0;
     if (knows_live_) {
-      EXACT_ASSIGN(straddling, client_->submit(request(0, kStraddlingSeed)));
+      EXACT_ASSIGN(straddling, submit_straddling());
     }
     EXACT_RETURN_IF_ERROR(publish(row));
     EXACT_RETURN_IF_ERROR(pull(row, straddling));
@@ -121,6 +121,19 @@ class TrainerLoop {
     request.max_new_tokens = options_.max_new_tokens;
     request.seed = options_.seed * 0x100000000u + stream + prompt;
     return request;
+  }
+
+  // A group that is about half done when this returns, so that the push finds it under way.
+  Result<uint64_t> submit_straddling() {
+    EXACT_ASSIGN(const auto before, client_->status());
+    EXACT_ASSIGN(const uint64_t id, client_->submit(request(0, kStraddlingSeed)));
+    const auto half = static_cast<uint64_t>(options_.n * options_.max_new_tokens / 2);
+    for (auto now = before; now.tokens_generated < before.tokens_generated + half;) {
+      EXACT_ASSIGN(now, client_->status());
+      const bool is_over = now.running + now.waiting == 0 && now.steps > before.steps;
+      if (is_over) break;
+    }
+    return id;
   }
 
   // The worker and the trainer's own scorer get the same bytes; both name them by the same digest.

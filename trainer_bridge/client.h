@@ -22,8 +22,9 @@ struct ClientOptions {
   std::string endpoint;         // "ipc:///run/user/1000/exact-rollout/worker.sock"
   std::string name = "client";  // free text for the worker's log
   std::string contract_id;      // 32 hex digits: refuse a worker with another; empty: accept any
-  std::chrono::milliseconds timeout{30'000};  // of every call but next_reply()
-  uint64_t max_message_bytes = 256ull << 20;  // of one answer
+  std::chrono::milliseconds timeout{30'000};          // of every call but next_reply()
+  std::chrono::milliseconds connect_timeout{10'000};  // of connect(), if it is the shorter one
+  uint64_t max_message_bytes = 256ull << 20;          // of one answer
 };
 
 struct Reply {

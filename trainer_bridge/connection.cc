@@ -33,8 +33,8 @@ Connection::Connection(const ClientOptions& options, std::unique_ptr<ipc::Client
     : options_(options), socket_(std::move(socket)) {}
 
 Result<std::unique_ptr<Connection>> Connection::open(const ClientOptions& options) {
-  if (options.timeout <= milliseconds(0)) {
-    return Status(Code::invalid, "timeout must be above 0 ms");
+  if (std::min(options.timeout, options.connect_timeout) <= milliseconds(0)) {
+    return Status(Code::invalid, "timeout and connect_timeout must be above 0 ms");
   }
   ipc::ClientSocketOptions socket_options;
   socket_options.endpoint = options.endpoint;
@@ -42,11 +42,13 @@ Result<std::unique_ptr<Connection>> Connection::open(const ClientOptions& option
   socket_options.queue_messages = kQueuedMessages;
   EXACT_ASSIGN(auto socket, ipc::ClientSocket::connect(socket_options));
   std::unique_ptr<Connection> connection(new Connection(options, std::move(socket)));
-  EXACT_RETURN_IF_ERROR(connection->greet(connection->deadline()));
+  const auto patience = std::min(options.timeout, options.connect_timeout);
+  EXACT_RETURN_IF_ERROR(connection->greet(steady_clock::now() + patience));
   return connection;
 }
 
 Status Connection::greet(Deadline deadline) {
+  const auto begin = steady_clock::now();
   ipc::Hello hello;
   hello.client = options_.name;
   hello.contract_id = options_.contract_id;
@@ -56,7 +58,7 @@ Status Connection::greet(Deadline deadline) {
   if (!reply) {
     if (reply.status().code() != Code::timeout) return reply.status();
     return Status(Code::timeout, "no worker answered at " + options_.endpoint + " within " +
-                                     in_ms(options_.timeout) +
+                                     in_ms(steady_clock::now() - begin) +
                                      ": is `rollout serve` running and bound to this endpoint?");
   }
   if (!options_.contract_id.empty() && reply->contract_id != options_.contract_id) {

@@ -184,7 +184,7 @@ TEST(Client, LateAnswerDoesNotReachTheNextCall) {
                                             status_with(2));
                                 return true;
                               });
-  const auto client = connect(endpoint.name(), milliseconds(100));
+  const auto client = connect(endpoint.name(), milliseconds(500));
   EXPECT_EQ(client->status().status().code(), Code::timeout);
   const auto status = client->status();
   ASSERT_TRUE(status.is_ok()) << status.status().to_string();
@@ -268,9 +268,9 @@ TEST(Client, WaitingSendsHeartbeats) {
   const ScriptedWorker worker(endpoint.name(), greeting, nullptr);
   const auto client = connect(endpoint.name());
   ASSERT_TRUE(client->submit(prompt_of(1)).is_ok());
-  EXPECT_EQ(client->next_reply(milliseconds(400)).status().code(), Code::timeout);
+  EXPECT_EQ(client->next_reply(milliseconds(1000)).status().code(), Code::timeout);
   EXPECT_GE(worker.pings(), 5);
-  EXPECT_LE(worker.pings(), 40);
+  EXPECT_LE(worker.pings(), 60);
   EXPECT_EQ(client->in_flight(), 1u);
   EXPECT_EQ(client->dropped_answers(), 0u);
 }
@@ -283,9 +283,9 @@ TEST(Client, WorkerThatFallsSilentIsLost) {
                               [](ScriptedWorker&, const Message& message) {
                                 return message.header.type != ipc::MessageType::hello;
                               });
-  const auto client = connect(endpoint.name(), milliseconds(200));
+  const auto client = connect(endpoint.name(), milliseconds(500));
   ASSERT_TRUE(client->submit(prompt_of(1)).is_ok());
-  const Status status = client->next_reply(milliseconds(10'000)).status();
+  const Status status = client->next_reply(milliseconds(30'000)).status();
   EXPECT_EQ(status.code(), Code::peer_lost) << status.to_string();
   EXPECT_NE(status.message().find("silent"), std::string::npos) << status.message();
   EXPECT_LE(worker.pings(), 17);  // no more than a bounded number of unanswered ones
@@ -362,7 +362,7 @@ TEST(Client, GenerateThatTimesOutIsCancelledAndForgotten) {
                                 cancelled = message.as<ipc::Cancel>().target_request_id;
                                 return true;
                               });
-  const auto client = connect(endpoint.name(), milliseconds(100));
+  const auto client = connect(endpoint.name(), milliseconds(500));
   EXPECT_EQ(client->generate(prompt_of(1)).status().code(), Code::timeout);
   EXPECT_EQ(client->in_flight(), 0u);
   EXPECT_TRUE(client->ping().is_ok());  // the cancel was read before this
