@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -333,6 +334,34 @@ TEST(Client, LongSilenceWithARealWorkerIsMendedByTheNextCall) {
   const auto status = client->status();
   ASSERT_TRUE(status.is_ok()) << status.status().to_string();
   EXPECT_EQ(status->clients, 1);
+}
+
+TEST(Client, RestartedWorkerFailsWhatWasInFlightAndServesTheNextCall) {
+  const PrivateEndpoint endpoint;
+  const EngineLimits slow{.max_context = 256, .max_step_tokens = 1};
+  worker::ServerLimits limits;
+  limits.heartbeat_ms = 200;
+  auto worker = std::make_unique<InProcessWorker>(tiny_config(), 1, endpoint.name(), slow, limits);
+  const auto client = connect(endpoint.name());
+  const std::string digest = client->worker().weights_digest;
+  ipc::Generate request = prompt_of(4);
+  request.n = 16;
+  request.max_new_tokens = 250;
+  const auto id = client->submit(request);
+  ASSERT_TRUE(id.is_ok()) << id.status().to_string();
+  ASSERT_TRUE(client->ping().is_ok());
+  worker.reset();
+  worker = std::make_unique<InProcessWorker>(tiny_config(), 2, endpoint.name(), slow, limits);
+
+  const auto reply = client->next_reply(milliseconds(20'000));
+  ASSERT_TRUE(reply.is_ok()) << reply.status().to_string();
+  EXPECT_EQ(reply->request_id, *id);
+  EXPECT_EQ(reply->error.code(), Code::peer_lost) << reply->error.to_string();
+  request.max_new_tokens = 2;
+  const auto next = client->generate(request);
+  ASSERT_TRUE(next.is_ok()) << next.status().to_string();
+  EXPECT_EQ(next->completions.size(), 16u);
+  EXPECT_NE(client->worker().weights_digest, digest);  // it was greeted by the new one
 }
 
 TEST(Client, ErrorForAnUnreadableMessageReachesWhoeverWaits) {
