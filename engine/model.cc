@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "kernels/contract/shape.h"
+
 namespace exact {
 
 Result<std::unique_ptr<Model>> Model::create(const ModelConfig& config, Backend& backend,
@@ -9,6 +11,8 @@ Result<std::unique_ptr<Model>> Model::create(const ModelConfig& config, Backend&
   const int64_t width = config.width, feed_forward = config.feed_forward_width;
   const int64_t query_width = int64_t{config.query_heads} * config.head_width;
   const int64_t kv_width = int64_t{config.kv_heads} * config.head_width;
+  EXACT_RETURN_IF_ERROR(contract::check_norm_width(width));
+  if (config.head_norm) EXACT_RETURN_IF_ERROR(contract::check_norm_width(config.head_width));
   EXACT_RETURN_IF_ERROR(backend.supports_linear(query_width, width));
   EXACT_RETURN_IF_ERROR(backend.supports_linear(kv_width, width));
   EXACT_RETURN_IF_ERROR(backend.supports_linear(width, query_width));
