@@ -1,9 +1,11 @@
 #include "kernels/cpu/attention.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/contract/attention.h"
 #include "kernels/cpu/kv_layout.h"
+#include "kernels/cpu/widened_rows.h"
 
 namespace exact::cpu {
 namespace {
@@ -18,6 +20,7 @@ struct Shape {
   int64_t group;         // query heads to a kv head
   int64_t block;         // keys in a block
   int64_t row_capacity;  // of a task
+  float scale;           // of scores
 };
 
 Shape make_shape(const KvGeometry& geometry, int64_t query_width) {
@@ -27,43 +30,48 @@ Shape make_shape(const KvGeometry& geometry, int64_t query_width) {
   shape.group = query_width / geometry.head_width / geometry.kv_heads;
   shape.block = contract::key_block(geometry.head_width);
   shape.row_capacity = std::max<int64_t>(1, kTaskRows / shape.group) * shape.group;
+  shape.scale = contract::score_scale(geometry.head_width);
   return shape;
 }
 
 // Working memory of one task. Row r is query r / group of the task, head r % group of the group.
 struct TaskScratch {
-  float* query_values;  // [rows][E]
-  uint32_t* query_exponents;
-  ChainPanel panel;           // max(E, block) rows of 32
+  WidenedRows queries;        // [rows][E]
+  WidenedRows probabilities;  // [rows][block]
+  uint16_t* panel;            // max(E, block) rows of 32
+  uint8_t* wild;              // of the panel's steps
   float* scores;              // [rows][block]
-  float* probability_values;  // [rows][block]
-  uint32_t* probability_exponents;
-  float* sums;           // [rows][padded E]
-  SoftmaxState* states;  // [rows]
+  float* sums;                // [rows][padded E]
+  SoftmaxState* states;       // [rows]
   size_t bytes;
 
   TaskScratch(void* base, const Shape& shape) {
     ScratchCutter cutter(base);
     const auto rows = static_cast<size_t>(shape.row_capacity);
-    const auto width = static_cast<size_t>(shape.head_width);
-    const auto block = static_cast<size_t>(shape.block);
-    query_values = cutter.take<float>(rows * width);
-    query_exponents = cutter.take<uint32_t>(rows * width);
-    panel.values = cutter.take<float>(std::max(width, block) * kPanelColumns);
-    panel.exponents = cutter.take<int16_t>(std::max(width, block) * kPanelColumns);
-    scores = cutter.take<float>(rows * block);
-    probability_values = cutter.take<float>(rows * block);
-    probability_exponents = cutter.take<uint32_t>(rows * block);
+    const auto panel_rows = static_cast<size_t>(std::max(shape.head_width, shape.block));
+    queries = WidenedRows::take(cutter, shape.row_capacity, shape.head_width);
+    probabilities = WidenedRows::take(cutter, shape.row_capacity, shape.block);
+    panel = cutter.take<uint16_t>(panel_rows * kPanelColumns);
+    wild = cutter.take<uint8_t>(panel_rows / kChainStep);
+    scores = cutter.take<float>(rows * static_cast<size_t>(shape.block));
     sums = cutter.take<float>(rows * static_cast<size_t>(shape.padded_width));
     states = cutter.take<SoftmaxState>(rows);
     bytes = cutter.used();
   }
 };
 
-void clear_panel(const ChainPanel& panel, int64_t row, int64_t column, int64_t columns) {
-  const int64_t at = row * kPanelColumns + column;
-  std::fill_n(panel.values + at, columns, 0.0f);
-  std::fill_n(panel.exponents + at, columns, static_cast<int16_t>(kZeroExponent));
+// Copies `columns` columns of some rows into a panel.
+void copy_columns(const uint16_t* from, int64_t from_stride, int64_t rows, int64_t columns,
+                  uint16_t* to) {
+  if (columns == kPanelColumns) {  // of a length that the compiler knows
+    for (int64_t i = 0; i < rows; i++) {
+      std::memcpy(to + i * kPanelColumns, from + i * from_stride, 2 * kPanelColumns);
+    }
+  } else {
+    for (int64_t i = 0; i < rows; i++) {
+      std::memcpy(to + i * kPanelColumns, from + i * from_stride, 2 * static_cast<size_t>(columns));
+    }
+  }
 }
 
 // One task: all of the arithmetic of some query rows against their own prefix.
@@ -113,43 +121,39 @@ class TaskRunner {
   void begin(const TensorView& query) {
     for (int64_t r = 0; r < row_count_; r++) {
       const uint16_t* row = query.row<const uint16_t>(query_row(r)) + query_column(r);
-      context_.chain.expand_row(row, shape_.head_width, shape_.head_width,
-                                scratch_.query_values + r * shape_.head_width,
-                                scratch_.query_exponents + r * shape_.head_width);
+      context_.chain.widen_row(row, shape_.head_width, scratch_.queries.row(r));
       scratch_.states[r] = {kMinusInfinity, {0.0f, 0.0f, 0.0f, 0.0f}, true};
     }
     std::fill_n(scratch_.sums, row_count_ * shape_.padded_width, 0.0f);
   }
 
-  // Keys [first_key, first_key + 32) as columns; those from `valid` on become zeros: what lies
-  // there is another sequence's, or stale.
-  void widen_keys(int64_t first_key, int64_t valid) {
+  // Keys [first_key, first_key + 32) as columns; those from `valid` on are zeros: what lies there
+  // is another sequence's, or stale.
+  ChainPanel key_panel(int64_t first_key, int64_t valid) {
+    if (valid < kPanelColumns) {
+      std::fill_n(scratch_.panel, shape_.head_width * kPanelColumns, uint16_t{0});
+    }
     const int64_t run = std::min<int64_t>(pages_.page_size, kPanelColumns);
     for (int64_t column = 0; column < valid; column += run) {
       const int64_t key = first_key + column;
       const int32_t page = chunk_.pages[static_cast<size_t>(key / pages_.page_size)];
-      const ChainPanel to{scratch_.panel.values + column, scratch_.panel.exponents + column};
-      context_.chain.expand_panel(pages_.keys(page) + key % pages_.page_size, pages_.page_size,
-                                  shape_.head_width, run, to);
+      copy_columns(pages_.keys(page) + key % pages_.page_size, pages_.page_size, shape_.head_width,
+                   std::min(run, valid - column), scratch_.panel + column);
     }
-    if (valid >= kPanelColumns) return;
-    for (int64_t d = 0; d < shape_.head_width; d++) {
-      clear_panel(scratch_.panel, d, valid, kPanelColumns - valid);
-    }
+    context_.chain.find_wild(scratch_.panel, shape_.head_width / kChainStep, scratch_.wild);
+    return {scratch_.panel, scratch_.wild};
   }
 
   void score(int64_t first_row, int64_t first_key, int64_t keys) {
     const int64_t rows = row_count_ - first_row;
-    std::fill_n(scratch_.scores + first_row * shape_.block, rows * shape_.block, 0.0f);
+    float* scores = scratch_.scores + first_row * shape_.block;
+    std::fill_n(scores, rows * shape_.block, 0.0f);
     for (int64_t column = 0; column < keys; column += kPanelColumns) {
-      widen_keys(first_key + column, std::min<int64_t>(kPanelColumns, keys - column));
-      const ChainRows operands{scratch_.query_values + first_row * shape_.head_width,
-                               scratch_.query_exponents + first_row * shape_.head_width,
-                               shape_.head_width,
-                               scratch_.scores + first_row * shape_.block + column,
-                               shape_.block,
-                               rows};
-      context_.chain.chain(operands, scratch_.panel, shape_.head_width / kChainStep);
+      const ChainPanel panel =
+          key_panel(first_key + column, std::min<int64_t>(kPanelColumns, keys - column));
+      context_.chain.chain(
+          scratch_.queries.operands(first_row, rows, 0, scores + column, shape_.block), panel,
+          shape_.head_width / kChainStep);
     }
   }
 
@@ -161,51 +165,40 @@ class TaskRunner {
     SoftmaxState& state = scratch_.states[row];
     const bool first = state.first_block;
     uint16_t probabilities[contract::kMaxKeyBlock];
-    const float factor = context_.rows.softmax_block(
-        state, scores, shape_.block, contract::score_scale(pages_width()), probabilities);
-    context_.chain.expand_row(probabilities, shape_.block, shape_.block,
-                              scratch_.probability_values + row * shape_.block,
-                              scratch_.probability_exponents + row * shape_.block);
+    const float factor =
+        context_.rows.softmax_block(state, scores, shape_.block, shape_.scale, probabilities);
+    context_.chain.widen_row(probabilities, shape_.block, scratch_.probabilities.row(row));
     if (!first) {
       context_.rows.scale(scratch_.sums + row * shape_.padded_width, shape_.padded_width, factor);
     }
   }
 
-  int pages_width() const { return static_cast<int>(shape_.head_width); }
-
   // Values of the block's keys as rows, columns [column, column + 32) of the head; zeros beyond.
-  void widen_values(int64_t first_key, int64_t keys, int64_t column) {
+  ChainPanel value_panel(int64_t first_key, int64_t keys, int64_t column) {
     const int64_t columns = std::min<int64_t>(kPanelColumns, shape_.head_width - column);
+    const int64_t steps = piece_count(keys, kChainStep);
+    if (columns < kPanelColumns || keys % kChainStep != 0) {
+      std::fill_n(scratch_.panel, steps * kChainStep * kPanelColumns, uint16_t{0});
+    }
     for (int64_t i = 0; i < keys;) {
       const int64_t slot = (first_key + i) % pages_.page_size;
       const int64_t run = std::min(keys - i, pages_.page_size - slot);
       const auto page = static_cast<size_t>((first_key + i) / pages_.page_size);
-      const ChainPanel to{scratch_.panel.values + i * kPanelColumns,
-                          scratch_.panel.exponents + i * kPanelColumns};
-      context_.chain.expand_panel(
-          pages_.values(chunk_.pages[page]) + slot * shape_.head_width + column, shape_.head_width,
-          run, columns, to);
+      copy_columns(pages_.values(chunk_.pages[page]) + slot * shape_.head_width + column,
+                   shape_.head_width, run, columns, scratch_.panel + i * kPanelColumns);
       i += run;
     }
-    for (int64_t i = 0; i < keys && columns < kPanelColumns; i++) {
-      clear_panel(scratch_.panel, i, columns, kPanelColumns - columns);
-    }
-    for (int64_t i = keys; i < round_up(keys, kChainStep); i++) {
-      clear_panel(scratch_.panel, i, 0, kPanelColumns);
-    }
+    context_.chain.find_wild(scratch_.panel, steps, scratch_.wild);
+    return {scratch_.panel, scratch_.wild};
   }
 
   // Steps beyond the last key multiply zeros with zeros: they change nothing and are left out.
   void add_values(int64_t first_row, int64_t first_key, int64_t keys) {
     for (int64_t column = 0; column < shape_.head_width; column += kPanelColumns) {
-      widen_values(first_key, keys, column);
-      const ChainRows operands{scratch_.probability_values + first_row * shape_.block,
-                               scratch_.probability_exponents + first_row * shape_.block,
-                               shape_.block,
-                               scratch_.sums + first_row * shape_.padded_width + column,
-                               shape_.padded_width,
-                               row_count_ - first_row};
-      context_.chain.chain(operands, scratch_.panel, piece_count(keys, kChainStep));
+      float* sums = scratch_.sums + first_row * shape_.padded_width + column;
+      context_.chain.chain(scratch_.probabilities.operands(first_row, row_count_ - first_row, 0,
+                                                           sums, shape_.padded_width),
+                           value_panel(first_key, keys, column), piece_count(keys, kChainStep));
     }
   }
 
@@ -253,7 +246,7 @@ Status attention(CpuContext& context, const TensorView& query, const KvCache& ca
     const AttentionTask& task = tasks[static_cast<size_t>(index)];
     const HeadPages pages(cache, layer, task.kv_head);
     TaskRunner runner(context, shape, chunks[static_cast<size_t>(task.chunk)], task, pages,
-                      context.thread_scratch[static_cast<size_t>(thread)].reserve(0));
+                      context.scratch_of(thread));
     runner.run(query, out);
   });
   return {};

@@ -14,13 +14,10 @@ const ChainKernels* chain_kernels(CpuIsa isa) {
   return &kScalarChain;
 }
 
-float literal_step(const float* row_values, const float* panel_column, float accumulator) {
-  uint16_t a[kChainStep], b[kChainStep];
-  for (int i = 0; i < kChainStep; i++) {
-    a[i] = static_cast<uint16_t>(float_bits(row_values[i]) >> 16);
-    b[i] = static_cast<uint16_t>(float_bits(panel_column[i * kPanelColumns]) >> 16);
-  }
-  return contract::tensor_core_step(a, 1, b, 1, accumulator);
+float literal_step(const float* row, const uint16_t* panel, float accumulator) {
+  uint16_t a[kChainStep];
+  for (int i = 0; i < kChainStep; i++) a[i] = static_cast<uint16_t>(float_bits(row[i]) >> 16);
+  return contract::tensor_core_step(a, 1, panel, kPanelColumns, accumulator);
 }
 
 }  // namespace exact::cpu

@@ -1,16 +1,18 @@
 // chain.h owns the interface of the chain kernels: rule N1's ascending chain of k16 steps, for some
 // rows against a panel of 32 columns. One table of functions an instruction set; equal bits.
 //
-// How a step is computed fast and exactly. An operand is widened once: its fp32 value (a product of
-// two is exact: 16 bits) and its biased exponent. Per step and lane: e_max is the largest exponent
-// of the 17 terms; every product is scaled by 2^(25 - e_max) and converted to int32, which
-// truncates towards zero, as T() does; the integers are added in two halves that cannot overflow,
-// and the sum is converted to fp32 towards zero. This holds for e_max in (-100, 25] and no int32
-// overflow; any other lane is computed by contract::tensor_core_step. Outside the window lie also
-//   - operands with an exponent above kTameExponent, infinities and NaNs (kWildExponent), and
-//   - sums of nothing but zeros, which are +0 and get a short cut: padding must not be slow.
-// A zero carries kZeroExponent, below anything: by the rule it counts as 2^-126 times the other
-// operand, at most 2^-106 here, which cannot be the largest exponent inside the window.
+// How a step is computed fast and exactly. A row is widened once: its fp32 values (a product of two
+// is exact: 16 bits) and their exponents. A panel stays bf16: a value is a shift or a mask away, an
+// exponent a mask. Per step and lane: e_max is the largest exponent of the 17 terms; every product
+// is scaled by 2^(25 - e_max), which is an integer addition to its bits, and converted to int32,
+// which truncates towards zero, as T() does; the integers are added in two halves that cannot
+// overflow, and the sum is converted to fp32 towards zero. This holds for e_max in (-100, 25], no
+// int32 overflow, and tame operands: finite, exponents at most kTameExponent. Any other lane is
+// computed by contract::tensor_core_step, except for two that must not be slow: sums of nothing but
+// zeros are +0 (padding), and a NaN stays a NaN (a row that a broken model poisoned).
+//
+// Zeros and subnormals may count as 2^-127 here: the rule gives them exponents of at most
+// -126 + kTameExponent = -106, which cannot be the largest inside the window.
 #pragma once
 
 #include <cstdint>
@@ -22,48 +24,45 @@ namespace exact::cpu {
 inline constexpr int kPanelColumns = 32;
 inline constexpr int kChainStep = 16;
 inline constexpr int kTameExponent = 20;
-inline constexpr int kZeroExponent = -1000;
-inline constexpr int kWildExponent = 3000;
-inline constexpr int kExponentClamp = 255;  // of a product, biased: keeps shifts by 23 in range
+// Magnitudes of bf16 bits up to this one are tame.
+inline constexpr int kLargestTame = (kTameExponent + 127) << 7 | 0x7f;
 
 constexpr int64_t round_up(int64_t count, int64_t multiple) {
   return (count + multiple - 1) / multiple * multiple;
 }
 
-// Rows widened for the chain. Row r begins at r * row_stride; its k-th value lies at [k].
+// Where an operand row is widened to; k_count % 16 == 0 elements, k_count / 16 steps.
+struct WidenedRow {
+  float* values = nullptr;
+  uint32_t* exponents = nullptr;  // (e << 7) as int16, in both halves of the word
+  uint8_t* wild = nullptr;        // a step with a value that is not tame
+};
+
+// Rows widened for the chain. Row r begins r * row_stride elements (row_stride / 16 steps) on.
 struct ChainRows {
   const float* values = nullptr;
-  const uint32_t* exponents = nullptr;  // biased (e + 127) as int16, in both halves of the word
+  const uint32_t* exponents = nullptr;
+  const uint8_t* wild = nullptr;
   int64_t row_stride = 0;
   float* accumulators = nullptr;  // 32 a row, in and out
   int64_t accumulator_stride = 0;
   int64_t row_count = 0;
-
-  ChainRows at_step(int64_t step) const {
-    ChainRows rows = *this;
-    rows.values += step * kChainStep;
-    rows.exponents += step * kChainStep;
-    return rows;
-  }
 };
 
-// A panel of 32 columns widened for the chain, [k][32].
+// A panel of 32 columns, bf16 [k][32].
 struct ChainPanel {
-  float* values = nullptr;
-  int16_t* exponents = nullptr;  // not biased
+  const uint16_t* values = nullptr;
+  const uint8_t* wild = nullptr;  // a step with a value that is not tame
 };
 
 struct ChainKernels {
-  // Widens `count` bf16 values and pads them with zeros to `padded_count`.
-  void (*expand_row)(const uint16_t* row, int64_t count, int64_t padded_count, float* values,
-                     uint32_t* exponents);
-  // Widens columns [0, columns) of k_count panel rows that lie source_stride apart in memory;
-  // columns % 16 == 0. The panel's rows are 32 apart.
-  void (*expand_panel)(const uint16_t* source, int64_t source_stride, int64_t k_count,
-                       int64_t columns, ChainPanel panel);
+  // Widens `count` bf16 values and pads them with zeros to a whole number of steps.
+  void (*widen_row)(const uint16_t* row, int64_t count, const WidenedRow& out);
+  // Finds the steps of a panel that hold a value that is not tame.
+  void (*find_wild)(const uint16_t* panel, int64_t steps, uint8_t* wild);
   // accumulators[r][j] = the chain of `steps` steps of row r and column j, going on from what
   // accumulators hold.
-  void (*chain)(const ChainRows& rows, ChainPanel panel, int64_t steps);
+  void (*chain)(const ChainRows& rows, const ChainPanel& panel, int64_t steps);
 };
 
 // Null for an instruction set that this build or machine lacks.
@@ -75,7 +74,7 @@ extern const ChainKernels kAvx2Chain;
 extern const ChainKernels kAvx512Chain;
 #endif
 
-// One lane by the letter of the rule: step operands as the kernels hold them.
-float literal_step(const float* row_values, const float* panel_column, float accumulator);
+// One lane of a step by the letter of the rule; `panel` points at the lane's column.
+float literal_step(const float* row, const uint16_t* panel, float accumulator);
 
 }  // namespace exact::cpu

@@ -1,6 +1,7 @@
 // chain_scalar.cc owns the chain for any CPU: plain loops, which the compiler may vectorise with
 // whatever the build's baseline has. See chain.h for why it is exact.
 #include "kernels/base/bf16.h"
+#include "kernels/contract/tensor_core.h"
 #include "kernels/cpu/chain.h"
 
 namespace exact::cpu {
@@ -8,39 +9,37 @@ namespace {
 
 constexpr int kLanes = 8;
 
-// The unbiased exponent of an operand, or a sentinel.
-int operand_exponent(uint16_t value) {
-  const int field = value >> 7 & 255;
-  if ((value & 0x7fff) == 0) return kZeroExponent;
-  if (field > kTameExponent + 127) return kWildExponent;
-  return (field == 0 ? 1 : field) - 127;
+uint8_t is_wild(uint16_t value) {
+  return (value & 0x7fff) > kLargestTame ? 1 : 0;
 }
 
-void expand_row(const uint16_t* row, int64_t count, int64_t padded_count, float* values,
-                uint32_t* exponents) {
-  for (int64_t k = 0; k < padded_count; k++) {
-    const uint16_t value = k < count ? row[k] : uint16_t{0};
-    const auto biased = static_cast<uint16_t>(operand_exponent(value) + 127);
-    values[k] = bf16_to_float(value);
-    exponents[k] = static_cast<uint32_t>(biased) << 16 | biased;
+void widen_row(const uint16_t* row, int64_t count, const WidenedRow& out) {
+  for (int64_t step = 0; step * kChainStep < count; step++) {
+    uint8_t wild = 0;
+    for (int64_t k = step * kChainStep; k < (step + 1) * kChainStep; k++) {
+      const uint16_t value = k < count ? row[k] : uint16_t{0};
+      const auto exponent = static_cast<uint16_t>((value & 0x7f80) - (127 << 7));
+      out.values[k] = bf16_to_float(value);
+      out.exponents[k] = static_cast<uint32_t>(exponent) << 16 | exponent;
+      wild |= is_wild(value);
+    }
+    out.wild[step] = wild;
   }
 }
 
-void expand_panel(const uint16_t* source, int64_t source_stride, int64_t k_count, int64_t columns,
-                  ChainPanel panel) {
-  for (int64_t k = 0; k < k_count; k++) {
-    for (int64_t j = 0; j < columns; j++) {
-      const uint16_t value = source[k * source_stride + j];
-      panel.values[k * kPanelColumns + j] = bf16_to_float(value);
-      panel.exponents[k * kPanelColumns + j] = static_cast<int16_t>(operand_exponent(value));
-    }
+void find_wild(const uint16_t* panel, int64_t steps, uint8_t* wild) {
+  constexpr int64_t kStepValues = kChainStep * kPanelColumns;
+  for (int64_t step = 0; step < steps; step++) {
+    uint8_t any = 0;
+    for (int64_t i = 0; i < kStepValues; i++) any |= is_wild(panel[step * kStepValues + i]);
+    wild[step] = any;
   }
 }
 
 // fp32 of an integer, truncated towards zero: the bits below the leading 24 are cleared first.
 float truncate_to_float(int32_t value) {
-  const uint32_t magnitude =
-      value < 0 ? 0u - static_cast<uint32_t>(value) : static_cast<uint32_t>(value);
+  const uint32_t bits = static_cast<uint32_t>(value);
+  const uint32_t magnitude = value < 0 ? 0u - bits : bits;
   uint32_t excess = magnitude >> 24;
   excess |= excess >> 1;
   excess |= excess >> 2;
@@ -49,6 +48,23 @@ float truncate_to_float(int32_t value) {
   return value < 0 ? -kept : kept;
 }
 
+// One step of a panel, widened once for all rows.
+struct WidenedStep {
+  const uint16_t* raw;
+  float values[kChainStep][kPanelColumns];
+  int16_t exponents[kChainStep][kPanelColumns];  // fields, times 2^7
+
+  explicit WidenedStep(const uint16_t* panel) : raw(panel) {
+    for (int i = 0; i < kChainStep; i++) {
+      for (int j = 0; j < kPanelColumns; j++) {
+        const uint16_t value = panel[i * kPanelColumns + j];
+        values[i][j] = bf16_to_float(value);
+        exponents[i][j] = static_cast<int16_t>(value & 0x7f80);
+      }
+    }
+  }
+};
+
 // Sums of the 17 terms of some lanes, in units of 2^(e_max - 25).
 struct LaneSums {
   int32_t low[kLanes];   // the accumulator and products 0 to 7
@@ -56,46 +72,64 @@ struct LaneSums {
 };
 
 // Every lane is inside the window: nothing here can overflow.
-void sum_terms(const float* row, const float* panel, const float* accumulators, const float* scale,
-               LaneSums& sums) {
+void sum_terms(const float* row, const WidenedStep& panel, int first, const float* accumulators,
+               const float* scale, LaneSums& sums) {
   for (int j = 0; j < kLanes; j++) {
     sums.low[j] = static_cast<int32_t>(accumulators[j] * scale[j]);
     sums.high[j] = 0;
   }
   for (int i = 0; i < 8; i++) {
     for (int j = 0; j < kLanes; j++) {
-      sums.low[j] += static_cast<int32_t>(row[i] * panel[i * kPanelColumns + j] * scale[j]);
+      const float product = row[i] * panel.values[i][first + j];
+      sums.low[j] += static_cast<int32_t>(product * scale[j]);
     }
   }
   for (int i = 8; i < 16; i++) {
     for (int j = 0; j < kLanes; j++) {
-      sums.high[j] += static_cast<int32_t>(row[i] * panel[i * kPanelColumns + j] * scale[j]);
+      const float product = row[i] * panel.values[i][first + j];
+      sums.high[j] += static_cast<int32_t>(product * scale[j]);
     }
   }
 }
 
-// One step of 8 lanes, at least one of which is outside the window.
-void careful_step(const float* row, const float* panel, const int16_t* largest,
-                  float* accumulators) {
+bool all_products_zero(const float* row, const uint16_t* panel) {
+  for (int i = 0; i < kChainStep; i++) {
+    if (row[i] != 0.0f && (panel[i * kPanelColumns] & 0x7fff) != 0) return false;
+  }
+  return true;
+}
+
+// One step of 8 lanes, at least one of which is outside the window. A zero times something wild may
+// be a NaN: in a wild step nothing is known to be zero.
+void careful_step(const float* row, const uint16_t* panel, bool wild, float* accumulators) {
   for (int j = 0; j < kLanes; j++) {
-    const bool zeros = largest[j] == -kExponentClamp && accumulators[j] == 0.0f;
-    accumulators[j] = zeros ? 0.0f : literal_step(row, panel + j, accumulators[j]);
+    float& c = accumulators[j];
+    if (c != c) {
+      c = float_from_bits(contract::kCanonicalNan);
+    } else if (!wild && c == 0.0f && all_products_zero(row, panel + j)) {
+      c = 0.0f;
+    } else {
+      c = literal_step(row, panel + j, c);
+    }
   }
 }
 
-void step_lanes(const float* row, const float* panel, const int16_t* largest, float* accumulators) {
+// Columns [first, first + kLanes) of a step; accumulators are theirs.
+void step_lanes(const float* row, const WidenedStep& panel, int first, const int16_t* largest,
+                int wild, float* accumulators) {
   float scale[kLanes], unscale[kLanes];
-  int outside = 0;
+  int outside = wild;
   for (int j = 0; j < kLanes; j++) {
     const auto field = static_cast<int32_t>(float_bits(accumulators[j]) >> 23 & 255u);
-    const int32_t exponent = (largest[j] > field ? largest[j] : field) - 127;
+    const int32_t product = largest[j] >> 7;
+    const int32_t exponent = (product > field ? product : field) - 127;
     outside |= static_cast<int>(exponent <= -100) | static_cast<int>(exponent > 25);
     scale[j] = float_from_bits(static_cast<uint32_t>(152 - exponent) << 23);
     unscale[j] = float_from_bits(static_cast<uint32_t>(exponent + 102) << 23);
   }
-  if (outside != 0) return careful_step(row, panel, largest, accumulators);
+  if (outside != 0) return careful_step(row, panel.raw + first, wild != 0, accumulators);
   LaneSums sums;
-  sum_terms(row, panel, accumulators, scale, sums);
+  sum_terms(row, panel, first, accumulators, scale, sums);
   int overflow = 0;
   float results[kLanes];
   for (int j = 0; j < kLanes; j++) {
@@ -105,37 +139,33 @@ void step_lanes(const float* row, const float* panel, const int16_t* largest, fl
     overflow |= ((sums.low[j] ^ sum) & (sums.high[j] ^ sum)) | -static_cast<int>(sum == INT32_MIN);
     results[j] = truncate_to_float(sum) * unscale[j];
   }
-  if (overflow < 0) return careful_step(row, panel, largest, accumulators);
+  if (overflow < 0) return careful_step(row, panel.raw + first, wild != 0, accumulators);
   for (int j = 0; j < kLanes; j++) accumulators[j] = results[j];
 }
 
-// The largest biased exponent of the 16 products of each of the 32 lanes.
-void largest_exponents(const uint32_t* row, const int16_t* panel, int16_t* largest) {
-  for (int j = 0; j < kPanelColumns; j++) largest[j] = -kExponentClamp;
+// The largest exponent field of the 16 products of each of the 32 lanes, times 2^7.
+void largest_exponents(const uint32_t* row, const WidenedStep& panel, int16_t* largest) {
+  for (int j = 0; j < kPanelColumns; j++) largest[j] = INT16_MIN;
   for (int i = 0; i < kChainStep; i++) {
     const auto exponent = static_cast<int16_t>(row[i]);
     for (int j = 0; j < kPanelColumns; j++) {
-      const auto sum = static_cast<int16_t>(exponent + panel[i * kPanelColumns + j]);
+      const auto sum = static_cast<int16_t>(exponent + panel.exponents[i][j]);
       largest[j] = largest[j] > sum ? largest[j] : sum;
     }
   }
-  for (int j = 0; j < kPanelColumns; j++) {
-    largest[j] = largest[j] < kExponentClamp ? largest[j] : int16_t{kExponentClamp};
-  }
 }
 
-void chain(const ChainRows& rows, ChainPanel panel, int64_t steps) {
-  for (int64_t r = 0; r < rows.row_count; r++) {
-    const float* values = rows.values + r * rows.row_stride;
-    const uint32_t* exponents = rows.exponents + r * rows.row_stride;
-    float* accumulators = rows.accumulators + r * rows.accumulator_stride;
-    for (int64_t step = 0; step < steps; step++) {
-      const int64_t k = step * kChainStep;
-      const float* panel_values = panel.values + k * kPanelColumns;
+void chain(const ChainRows& rows, const ChainPanel& panel, int64_t steps) {
+  for (int64_t step = 0; step < steps; step++) {
+    const WidenedStep widened(panel.values + step * kChainStep * kPanelColumns);
+    for (int64_t r = 0; r < rows.row_count; r++) {
+      const int64_t at = r * rows.row_stride + step * kChainStep;
+      const int wild = rows.wild[at / kChainStep] | panel.wild[step];
+      float* accumulators = rows.accumulators + r * rows.accumulator_stride;
       int16_t largest[kPanelColumns];
-      largest_exponents(exponents + k, panel.exponents + k * kPanelColumns, largest);
+      largest_exponents(rows.exponents + at, widened, largest);
       for (int j = 0; j < kPanelColumns; j += kLanes) {
-        step_lanes(values + k, panel_values + j, largest + j, accumulators + j);
+        step_lanes(rows.values + at, widened, j, largest + j, wild, accumulators + j);
       }
     }
   }
@@ -143,6 +173,6 @@ void chain(const ChainRows& rows, ChainPanel panel, int64_t steps) {
 
 }  // namespace
 
-const ChainKernels kScalarChain = {expand_row, expand_panel, chain};
+const ChainKernels kScalarChain = {widen_row, find_wild, chain};
 
 }  // namespace exact::cpu

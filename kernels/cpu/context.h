@@ -34,6 +34,8 @@ struct CpuContext {
     return {};
   }
 
+  void* scratch_of(int thread) { return thread_scratch[static_cast<size_t>(thread)].data(); }
+
   static Status out_of_memory() {
     return Status(Code::exhausted,
                   "no memory for the CPU backend's working space: free some, or lower the limits");

@@ -2,69 +2,59 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/widened_rows.h"
+
 namespace exact::cpu {
 namespace {
 
-// Rows that are widened and multiplied at a time: their sums fit L1 beside a widened block.
+// Rows that are widened and multiplied at a time: their sums fit L1 beside a block of a panel.
 constexpr int64_t kRowBlock = 128;
-// Panel rows that are widened at a time: 24 KiB.
-constexpr int64_t kWidenedRows = 128;
+// Elements of a chain that are multiplied at a time, for all rows: 16 KiB of a panel.
+constexpr int64_t kChainBlock = 256;
 
-struct WidenedRows {
-  float* values;
-  uint32_t* exponents;
-  int64_t stride;
+// The addresses inside packed weights.
+struct PackedPanels {
+  int64_t panel_count;
+  int64_t k_count;
+  uint16_t* values;
+  uint8_t* wild;
+
+  PackedPanels(int64_t out_features, int64_t in_features, void* storage)
+      : panel_count(piece_count(out_features, kPanelColumns)),
+        k_count(round_up(in_features, kChainStep)),
+        values(static_cast<uint16_t*>(storage)),
+        wild(reinterpret_cast<uint8_t*>(values + panel_count * k_count * kPanelColumns)) {}
+
+  uint16_t* panel_values(int64_t index) const { return values + index * k_count * kPanelColumns; }
+  uint8_t* panel_wild(int64_t index) const { return wild + index * (k_count / kChainStep); }
 };
 
-struct PanelScratch {
-  ChainPanel panel;
-  float* sums;  // [rows][32]
-  size_t bytes;
-
-  PanelScratch(void* base, int64_t rows) {
-    ScratchCutter cutter(base);
-    panel.values = cutter.take<float>(kWidenedRows * kPanelColumns);
-    panel.exponents = cutter.take<int16_t>(kWidenedRows * kPanelColumns);
-    sums = cutter.take<float>(static_cast<size_t>(rows * kPanelColumns));
-    bytes = cutter.used();
-  }
-};
-
-// All of one panel's outputs for `rows` widened rows.
+// The sums of one panel's columns for all widened rows.
 void multiply_panel(const CpuContext& context, const WidenedRows& x, int64_t row_count,
-                    const uint16_t* packed, int64_t k_count, const PanelScratch& scratch) {
-  std::fill_n(scratch.sums, row_count * kPanelColumns, 0.0f);
-  for (int64_t k = 0; k < k_count; k += kWidenedRows) {
-    const int64_t size = std::min(kWidenedRows, k_count - k);
-    context.chain.expand_panel(packed + k * kPanelColumns, kPanelColumns, size, kPanelColumns,
-                               scratch.panel);
-    const ChainRows rows{x.values + k, x.exponents + k, x.stride,
-                         scratch.sums, kPanelColumns,   row_count};
-    context.chain.chain(rows, scratch.panel, size / kChainStep);
+                    const PackedPanels& packed, int64_t index, float* sums) {
+  std::fill_n(sums, row_count * kPanelColumns, 0.0f);
+  for (int64_t k = 0; k < packed.k_count; k += kChainBlock) {
+    const int64_t size = std::min(kChainBlock, packed.k_count - k);
+    const ChainPanel panel{packed.panel_values(index) + k * kPanelColumns,
+                           packed.panel_wild(index) + k / kChainStep};
+    context.chain.chain(x.operands(0, row_count, k, sums, kPanelColumns), panel, size / kChainStep);
   }
-}
-
-void widen_rows(CpuContext& context, const TensorView& x, int64_t first, int64_t count,
-                const WidenedRows& out) {
-  context.pool.run(count, [&](int64_t r, int) {
-    context.chain.expand_row(x.row<const uint16_t>(first + r), x.columns, out.stride,
-                             out.values + r * out.stride, out.exponents + r * out.stride);
-  });
 }
 
 }  // namespace
 
 size_t packed_bytes(int64_t out_features, int64_t in_features) {
-  return static_cast<size_t>(round_up(out_features, kPanelColumns) *
-                             round_up(in_features, kChainStep)) *
-         sizeof(uint16_t);
+  const PackedPanels packed(out_features, in_features, nullptr);
+  const int64_t elements = packed.panel_count * packed.k_count * kPanelColumns;
+  return static_cast<size_t>(elements) * sizeof(uint16_t) +
+         static_cast<size_t>(packed.panel_count * (packed.k_count / kChainStep));
 }
 
-void pack_weight(CpuContext& context, const TensorView& weight, uint16_t* packed) {
-  const int64_t k_count = round_up(weight.columns, kChainStep);
-  context.pool.run(piece_count(weight.rows, kPanelColumns), [&](int64_t index, int) {
-    uint16_t* panel = packed + index * kPanelColumns * k_count;
-    std::fill_n(panel, kPanelColumns * k_count, uint16_t{0});
+void pack_weight(CpuContext& context, const TensorView& weight, uint16_t* storage) {
+  const PackedPanels packed(weight.rows, weight.columns, storage);
+  context.pool.run(packed.panel_count, [&](int64_t index, int) {
+    uint16_t* panel = packed.panel_values(index);
+    std::fill_n(panel, kPanelColumns * packed.k_count, uint16_t{0});
     const int64_t first = index * kPanelColumns;
     const int64_t columns = std::min<int64_t>(kPanelColumns, weight.rows - first);
     for (int64_t k_block = 0; k_block < weight.columns; k_block += kPanelColumns) {
@@ -74,37 +64,37 @@ void pack_weight(CpuContext& context, const TensorView& weight, uint16_t* packed
         for (int64_t k = k_block; k < k_end; k++) panel[k * kPanelColumns + j] = row[k];
       }
     }
+    context.chain.find_wild(panel, packed.k_count / kChainStep, packed.panel_wild(index));
   });
 }
 
 Status linear(CpuContext& context, const TensorView& x, const LinearWeight& weight,
               const uint16_t* bias, const TensorView& out) {
-  const int64_t k_count = round_up(weight.in_features, kChainStep);
-  const auto* packed = static_cast<const uint16_t*>(weight.storage.data());
+  const PackedPanels packed(weight.out_features, weight.in_features, weight.storage.data());
   const int64_t most_rows = std::min(kRowBlock, x.rows);
-  const auto widened_count = static_cast<size_t>(most_rows * k_count);
-  void* widened = context.shared_scratch.reserve(widened_count * 8);
-  if (widened == nullptr) return CpuContext::out_of_memory();
-  EXACT_RETURN_IF_ERROR(context.reserve_thread_scratch(PanelScratch(nullptr, most_rows).bytes));
-  const WidenedRows block{static_cast<float*>(widened),
-                          static_cast<uint32_t*>(widened) + widened_count, k_count};
+  ScratchCutter measure(nullptr);
+  WidenedRows::take(measure, most_rows, packed.k_count);
+  void* memory = context.shared_scratch.reserve(measure.used());
+  if (memory == nullptr) return CpuContext::out_of_memory();
+  EXACT_RETURN_IF_ERROR(context.reserve_thread_scratch(
+      static_cast<size_t>(most_rows * kPanelColumns) * sizeof(float)));
+  ScratchCutter cutter(memory);
+  const WidenedRows widened = WidenedRows::take(cutter, most_rows, packed.k_count);
   for (int64_t first = 0; first < x.rows; first += kRowBlock) {
     const int64_t row_count = std::min(kRowBlock, x.rows - first);
-    widen_rows(context, x, first, row_count, block);
-    context.pool.run(
-        piece_count(weight.out_features, kPanelColumns), [&](int64_t index, int thread) {
-          const PanelScratch scratch(context.thread_scratch[static_cast<size_t>(thread)].reserve(0),
-                                     most_rows);
-          multiply_panel(context, block, row_count, packed + index * kPanelColumns * k_count,
-                         k_count, scratch);
-          const int64_t n = index * kPanelColumns;
-          const int64_t columns = std::min<int64_t>(kPanelColumns, weight.out_features - n);
-          for (int64_t r = 0; r < row_count; r++) {
-            context.rows.finish_linear(scratch.sums + r * kPanelColumns,
-                                       bias == nullptr ? nullptr : bias + n, columns,
-                                       out.row<uint16_t>(first + r) + n);
-          }
-        });
+    context.pool.run(row_count, [&](int64_t r, int) {
+      context.chain.widen_row(x.row<const uint16_t>(first + r), x.columns, widened.row(r));
+    });
+    context.pool.run(packed.panel_count, [&](int64_t index, int thread) {
+      auto* sums = static_cast<float*>(context.scratch_of(thread));
+      multiply_panel(context, widened, row_count, packed, index, sums);
+      const int64_t n = index * kPanelColumns;
+      const int64_t columns = std::min<int64_t>(kPanelColumns, weight.out_features - n);
+      for (int64_t r = 0; r < row_count; r++) {
+        context.rows.finish_linear(sums + r * kPanelColumns, bias == nullptr ? nullptr : bias + n,
+                                   columns, out.row<uint16_t>(first + r) + n);
+      }
+    });
   }
   return {};
 }

@@ -6,8 +6,9 @@
 
 namespace exact::cpu {
 
-// Packed weights: bf16 panels [ceil(N / 32)][K rounded up to 16][32]; panel column j is row 32 p +
-// j of the matrix. What lies beyond N or K is zero.
+// Packed weights: bf16 panels [ceil(N / 32)][K rounded up to 16][32], where column j of panel p is
+// row 32 p + j of the matrix and what lies beyond N or K is zero; then, a byte for each step of
+// each panel, whether it holds a value that is not tame (chain.h).
 size_t packed_bytes(int64_t out_features, int64_t in_features);
 void pack_weight(CpuContext& context, const TensorView& weight, uint16_t* packed);
 

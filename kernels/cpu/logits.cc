@@ -110,9 +110,8 @@ Status sample(CpuContext& context, const TensorView& logits, std::span<const Sam
       context.reserve_thread_scratch(RowScratch(nullptr, logits.columns, filters).bytes));
   context.pool.run(static_cast<int64_t>(rows.size()), [&](int64_t r, int thread) {
     const SampleRow& row = rows[static_cast<size_t>(r)];
-    outcomes[static_cast<size_t>(r)] =
-        sample_row(context, logits.row<const uint16_t>(row.row), logits.columns, row,
-                   context.thread_scratch[static_cast<size_t>(thread)].reserve(0));
+    outcomes[static_cast<size_t>(r)] = sample_row(context, logits.row<const uint16_t>(row.row),
+                                                  logits.columns, row, context.scratch_of(thread));
   });
   return {};
 }

@@ -21,6 +21,7 @@ class ScratchBlock {
     bytes_ = data_ == nullptr ? 0 : rounded;
     return data_.get();
   }
+  void* data() const { return data_.get(); }
 
  private:
   struct Free {
