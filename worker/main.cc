@@ -14,7 +14,7 @@ int main(int argc, char** argv) {
       "bit for bit,\nthe forward pass of a stock PyTorch trainer on a Hopper GPU.");
   app.name("rollout");
   app.set_version_flag("--version", std::string(kVersion));
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);  // none is answered below: CLI11 would hide a misspelt one
   app.footer(
       "Each command explains itself: rollout COMMAND --help\n"
       "Exit codes: 0 good, 1 a check failed (bits differ), 2 usage, 3 environment.");
@@ -31,6 +31,10 @@ int main(int argc, char** argv) {
   } catch (const std::exception& error) {
     fmt::print(stderr, "rollout: {}\n", error.what());
     return kExitEnvironment;
+  }
+  if (app.get_subcommands().empty()) {
+    fmt::print(stderr, "rollout: say which command to run\n\n{}", app.help());
+    return kExitUsage;
   }
   return exit_code;
 }
