@@ -10,11 +10,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <memory>
 #include <set>
+#include <stop_token>
 #include <string>
 #include <thread>
 
@@ -182,17 +182,14 @@ TEST(SweepDeadRegions, LeavesOtherFilesAlone) {
 }
 
 TEST(SweepDeadRegions, RegionsBeingMadeMeanwhileStay) {
-  std::atomic<bool> done = false;
-  std::thread sweeper([&] {
-    while (!done) EXPECT_TRUE(sweep_dead_regions().is_ok());
+  const std::jthread sweeper([](const std::stop_token& stop) {
+    while (!stop.stop_requested()) EXPECT_TRUE(sweep_dead_regions().is_ok());
   });
   for (int round = 0; round < 2'000; ++round) {
     const auto region = ShmRegion::create(64);
     ASSERT_TRUE(region.is_ok()) << region.status().to_string();
     ASSERT_TRUE(exists((*region)->name())) << "round " << round;
   }
-  done = true;
-  sweeper.join();
 }
 
 }  // namespace

@@ -6,10 +6,10 @@
 #include <pthread.h>
 #include <signal.h>
 
-#include <atomic>
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -297,18 +297,21 @@ TEST_F(SocketTest, SignalEndsAWaitEarlyWithNothing) {
   auto client = join();
   for (const bool is_server : {true, false}) {
     const auto start = steady_clock::now();
-    std::atomic<bool> done = false;
-    std::thread signaller([&, waiting = ::pthread_self()] {
-      while (!done) {
+    const std::jthread signaller([waiting = ::pthread_self()](const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
         std::this_thread::sleep_for(20ms);
         ::pthread_kill(waiting, SIGUSR1);
       }
     });
-    const bool came =
-        is_server ? server->receive(30s)->has_value() : client->receive(30s)->has_value();
-    done = true;
-    signaller.join();
-    EXPECT_FALSE(came);
+    if (is_server) {
+      const auto incoming = server->receive(30s);
+      ASSERT_TRUE(incoming.is_ok()) << incoming.status().to_string();
+      EXPECT_FALSE(incoming->has_value());
+    } else {
+      const auto frames = client->receive(30s);
+      ASSERT_TRUE(frames.is_ok()) << frames.status().to_string();
+      EXPECT_FALSE(frames->has_value());
+    }
     EXPECT_LT(steady_clock::now() - start, 20s);
   }
   ::sigaction(SIGUSR1, &before, nullptr);
