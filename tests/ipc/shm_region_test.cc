@@ -134,7 +134,7 @@ TEST(ShmRegion, MoreThanThereIsRoomForIsExhaustedAndLeavesNothing) {
     return regions;
   };
   const size_t before = count();
-  for (const uint64_t bytes : {space.f_bavail * space.f_frsize + (1 << 20), uint64_t{1} << 46,
+  for (const uint64_t bytes : {space.f_blocks * space.f_frsize + (1 << 20), uint64_t{1} << 46,
                                uint64_t{1} << 63, UINT64_MAX}) {
     const Status status = ShmRegion::create(bytes).status();
     EXPECT_EQ(status.code(), Code::exhausted) << bytes << ": " << status.to_string();
