@@ -1,5 +1,5 @@
-// engine.h owns the engine: requests in, exact tokens out, one step at a time. No sockets, no clock,
-// no threads of its own. Only step(), commit_update() and the calls that say so change state.
+// engine.h owns the engine: requests in, exact tokens out, one step at a time. No sockets, clock or
+// threads of its own. Only step(), commit_update() and the calls that say so change state.
 //
 // Bits depend on a sequence's own tokens, parameters and the weights; never on what runs beside it.
 #pragma once
@@ -20,12 +20,12 @@ namespace exact {
 
 // What the engine may use; memory is taken once, at the start.
 struct EngineLimits {
-  int32_t max_context = 0;         // positions of one sequence; 0: the model's max_positions, at most 8192
-  int32_t page_size = 64;          // positions in a page: 16, 32, 64 or 128
-  int32_t page_count = 0;          // 0: enough for 16 sequences of max_context, at most 1 GiB
-  int32_t max_step_tokens = 256;   // rows of one step: decode rows first, then prefill chunks
-  int32_t max_running = 64;        // sequences in the batch
-  int32_t max_waiting = 4096;      // sequences in the queue; beyond: exhausted
+  int32_t max_context = 0;        // positions of one sequence; 0: the model's, at most 8192
+  int32_t page_size = 64;         // positions in a page: 16, 32, 64 or 128
+  int32_t page_count = 0;         // 0: enough for 16 sequences of max_context, at most 1 GiB
+  int32_t max_step_tokens = 256;  // rows of one step: decode rows first, then prefill chunks
+  int32_t max_running = 64;       // sequences in the batch
+  int32_t max_waiting = 4096;     // sequences in the queue; beyond: exhausted
 };
 
 struct SamplingParams {
@@ -63,10 +63,10 @@ struct SampleResult {
   RequestId request;
   int32_t sample_index = 0;
   FinishReason reason = FinishReason::length;
-  Status error;                            // why, when reason is error or aborted
-  std::vector<int32_t> tokens;             // generated ids
-  std::vector<float> logprobs;             // raw: temperature 1, nothing masked
-  std::vector<float> processed_logprobs;   // of the distribution that was drawn from
+  Status error;                           // why, when reason is error or aborted
+  std::vector<int32_t> tokens;            // generated ids
+  std::vector<float> logprobs;            // raw: temperature 1, nothing masked
+  std::vector<float> processed_logprobs;  // of the distribution that was drawn from
   std::vector<VersionSpan> versions;
 };
 
@@ -95,12 +95,12 @@ struct StepReport {
 };
 
 struct EngineStatus {
-  int32_t running = 0, waiting = 0;         // sequences
+  int32_t running = 0, waiting = 0;  // sequences
   int32_t pages_free = 0, pages_total = 0;
   WeightVersion version;
   Digest128 weights_digest;
   uint64_t steps = 0, tokens_generated = 0;
-  uint64_t last_logits_hash = 0;            // xxh3-64 of the last row of logits computed
+  uint64_t last_logits_hash = 0;  // xxh3-64 of the last row of logits computed
 };
 
 class Engine {

@@ -12,8 +12,8 @@
 
 namespace exact {
 
-// Hands out pages 0 .. page_count - 1. A freed page goes out again before a fresh one (its lines are
-// warm); the order can't be seen in any bit.
+// Hands out pages 0 .. page_count - 1. A freed page goes out again before a fresh one (it is warm);
+// the order can't be seen in any bit.
 class PagePool {
  public:
   PagePool(int32_t page_count, int32_t page_size);

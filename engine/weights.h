@@ -18,7 +18,7 @@ struct LayerWeights {
   Buffer query_norm, key_norm;                           // (1, E), qwen3
   LinearWeight query, key, value, output;                // (H E, D) (G E, D) (G E, D) (D, H E)
   LinearWeight gate, up, down;                           // (F, D) (F, D) (D, F)
-  Buffer query_bias, key_bias, value_bias, output_bias;  // (1, out_features), where the config has one
+  Buffer query_bias, key_bias, value_bias, output_bias;  // (1, out_features), if there
   Buffer gate_bias, up_bias, down_bias;
 };
 

@@ -1,5 +1,5 @@
-// backend.h owns the interface between a model and the machine that computes it. Every backend gives
-// the same bits (docs/numerics.md, rules N1 to N9); they differ in memory and speed alone.
+// backend.h owns the interface between a model and the machine that computes it. Every backend
+// gives the same bits (docs/numerics.md, rules N1 to N9); they differ in memory and speed alone.
 //
 // Dimension letters: T rows of this step, D model width, H query heads, G key/value heads, E head
 // width, F feed-forward width, V vocabulary, P page size. Activations are bf16, (rows, columns).
@@ -34,9 +34,9 @@ struct LinearWeight {
 struct KvGeometry {
   int32_t layers = 0;
   int32_t pages = 0;
-  int32_t page_size = 0;  // positions in a page: 16, 32, 64 or 128
-  int32_t kv_heads = 0;   // G
-  int32_t head_width = 0; // E
+  int32_t page_size = 0;   // positions in a page: 16, 32, 64 or 128
+  int32_t kv_heads = 0;    // G
+  int32_t head_width = 0;  // E
 };
 
 struct KvCache {
@@ -97,8 +97,8 @@ class Backend {
   virtual void embed(std::span<const int32_t> ids, const TensorView& table,
                      const TensorView& out) = 0;
   // Rules N2, N3.                                        x, out (T, D); weight (1, D)
-  virtual void rms_norm(const TensorView& x, const TensorView& weight, float epsilon,
-                        NormForm form, const TensorView& out) = 0;
+  virtual void rms_norm(const TensorView& x, const TensorView& weight, float epsilon, NormForm form,
+                        const TensorView& out) = 0;
   // Rule N1. out = x weight^T + bias.                    x (T, K), bias (1, N) or null, out (T, N)
   virtual void linear(const TensorView& x, const LinearWeight& weight, const TensorView* bias,
                       const TensorView& out) = 0;

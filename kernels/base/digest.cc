@@ -1,13 +1,15 @@
 #include "kernels/base/digest.h"
 
-#include <new>
-
 #include <xxhash.h>
+
+#include <new>
 
 namespace exact {
 namespace {
 
-Digest128 from_xxh(XXH128_hash_t hash) { return {hash.high64, hash.low64}; }
+Digest128 from_xxh(XXH128_hash_t hash) {
+  return {hash.high64, hash.low64};
+}
 
 int hex_value(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -67,7 +69,9 @@ DigestStream::~DigestStream() = default;
 DigestStream::DigestStream(DigestStream&&) noexcept = default;
 DigestStream& DigestStream::operator=(DigestStream&&) noexcept = default;
 
-void DigestStream::reset() { XXH3_128bits_reset(state_->xxh); }
+void DigestStream::reset() {
+  XXH3_128bits_reset(state_->xxh);
+}
 
 void DigestStream::update(std::span<const std::byte> bytes) {
   XXH3_128bits_update(state_->xxh, bytes.data(), bytes.size());
@@ -77,6 +81,8 @@ void DigestStream::update(std::string_view text) {
   XXH3_128bits_update(state_->xxh, text.data(), text.size());
 }
 
-Digest128 DigestStream::finish() const { return from_xxh(XXH3_128bits_digest(state_->xxh)); }
+Digest128 DigestStream::finish() const {
+  return from_xxh(XXH3_128bits_digest(state_->xxh));
+}
 
 }  // namespace exact

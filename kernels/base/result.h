@@ -1,5 +1,5 @@
-// result.h owns Status and Result<T>: how every expected error travels. A status is a small code and
-// one sentence that says what happened and what to do about it.
+// result.h owns Status and Result<T>: how every expected error travels. A status is a small code
+// and one sentence that says what happened and what to do about it.
 #pragma once
 
 #include <cstdint>
@@ -88,10 +88,10 @@ class [[nodiscard]] Result {
 }  // namespace exact
 
 // Returns the error of a Status or Result expression from the enclosing function.
-#define EXACT_RETURN_IF_ERROR(expression)                                     \
-  do {                                                                        \
-    if (auto exact_status_ = (expression); !exact_status_.is_ok())            \
-      return ::exact::Status(exact_status_);                                  \
+#define EXACT_RETURN_IF_ERROR(expression)                          \
+  do {                                                             \
+    if (auto exact_status_ = (expression); !exact_status_.is_ok()) \
+      return ::exact::Status(exact_status_);                       \
   } while (false)
 
 #define EXACT_CONCAT_INNER(a, b) a##b
