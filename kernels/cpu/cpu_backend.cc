@@ -3,9 +3,9 @@
 #include "kernels/cpu/cpu_backend.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/contract/shape.h"
@@ -13,6 +13,7 @@
 #include "kernels/cpu/context.h"
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/logits.h"
+#include "kernels/cpu/memory.h"
 
 namespace exact {
 namespace {
@@ -33,20 +34,6 @@ const uint16_t* vector_data(const TensorView& view, int64_t columns) {
   return view.row<const uint16_t>(0);
 }
 
-Result<Buffer> allocate_zeroed(size_t bytes) {
-  // calloc leaves fresh pages untouched until they are used; the first cache line boundary in the
-  // block becomes its start.
-  if (bytes > SIZE_MAX - cpu::kCacheLine) bytes = SIZE_MAX - cpu::kCacheLine;
-  void* base = std::calloc(1, bytes + cpu::kCacheLine);
-  if (base == nullptr) {
-    return Status(Code::exhausted, "no room for " + std::to_string(bytes) +
-                                       " bytes on the CPU: lower the limits, or free memory");
-  }
-  const auto address = reinterpret_cast<uintptr_t>(base);
-  const size_t skip = cpu::kCacheLine - address % cpu::kCacheLine;
-  return Buffer(static_cast<std::byte*>(base) + skip, bytes, [base](void*) { std::free(base); });
-}
-
 class CpuBackend final : public Backend {
  public:
   CpuBackend(CpuIsa isa, int threads)
@@ -55,7 +42,7 @@ class CpuBackend final : public Backend {
   std::string_view name() const override { return name_; }
   int threads() const override { return context_.pool.thread_count(); }
 
-  Result<Buffer> allocate(size_t bytes) override { return allocate_zeroed(bytes); }
+  Result<Buffer> allocate(size_t bytes) override { return cpu::allocate_zeroed(bytes); }
 
   void upload(const TensorView& device, std::span<const std::byte> host) override {
     EXACT_CHECK(device.rows <= 1 || device.row_stride == device.columns, "an upload is contiguous");
