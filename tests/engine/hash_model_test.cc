@@ -158,8 +158,8 @@ TEST(HashModel, ManyThreadsFillATensorLikeOne) {
 TEST(HashModel, SeedsAndNamesGiveOtherValues) {
   const ModelConfig config = small_config("llama", false);
   const auto table = tensor_table(config);
-  const TensorSpec& gate = find_spec(table, "model.layers.0.mlp.gate_proj.weight");
-  const TensorSpec& up = find_spec(table, "model.layers.0.mlp.up_proj.weight");
+  const TensorSpec gate = find_spec(table, "model.layers.0.mlp.gate_proj.weight");
+  const TensorSpec up = find_spec(table, "model.layers.0.mlp.up_proj.weight");
   EXPECT_EQ(values_of(gate, config, 1), values_of(gate, config, 1));
   EXPECT_NE(values_of(gate, config, 1), values_of(gate, config, 2));
   EXPECT_NE(values_of(gate, config, 1), values_of(up, config, 1));
