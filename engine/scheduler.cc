@@ -12,6 +12,10 @@ int32_t left_to_compute(const SequenceState& sequence) {
   return sequence.known - sequence.computed;
 }
 
+// Admitting into the last pages would preempt the newcomer a few steps later, its work lost: each
+// running sequence is left room for so many more positions.
+constexpr int32_t kHeadroomPositions = 16;
+
 bool is_decoding(const SequenceState& sequence) {
   return left_to_compute(sequence) == 1;
 }
@@ -54,7 +58,8 @@ class Planner {
       const auto running = static_cast<int32_t>(kept_) + plan_.admit_count;
       const int32_t rows = std::min(left_to_compute(sequence), rows_left);
       if (running >= limits_.max_running || rows == 0) return;
-      if (pages_for(rows) > free_pages_) return;  // those behind it don't overtake
+      const int32_t headroom = pages_for(running * kHeadroomPositions);
+      if (pages_for(rows) + headroom > free_pages_) return;  // those behind it don't overtake
       rows_left -= rows;
       plan_.admit_count++;
       add_chunk(sequence, rows);

@@ -31,7 +31,7 @@ struct SchedulerState {
   std::span<const SequenceState> running;  // in order of admission, oldest first
   std::span<const SequenceState> waiting;  // in order of arrival; computed = pages_held = 0
   int32_t free_pages = 0;
-  bool admission_closed = false;           // an update waits for running sequences
+  bool admission_closed = false;  // an update waits for running sequences
 };
 
 struct PlannedChunk {
@@ -51,11 +51,12 @@ struct StepPlan {
 
 // Rules, in order: every running sequence goes on before any is admitted, oldest first; decode rows
 // (one row) come before prefill rows, but the oldest sequence always keeps a row; prefill is cut to
-// what is left of max_step_tokens; when pages run out the youngest running sequence is preempted for
-// an older one, and the youngest itself takes what pages are left or waits; a waiting sequence is
-// admitted while a place, a row and the pages of its first chunk are free, and never in a step that
-// preempted. A single sequence always makes progress if the pool can hold its known tokens.
-// `plan` is overwritten; its vectors keep their memory.
+// what is left of max_step_tokens; when pages run out the youngest running sequence is preempted
+// for an older one, and the youngest itself takes what pages are left or waits; a waiting sequence
+// is admitted while a place, a row, the pages of its first chunk and a little room for the running
+// ones to grow (16 positions each) are free, and never in a step that preempted. A single sequence
+// always makes progress if the pool can hold its known tokens. `plan` is overwritten; its vectors
+// keep their memory.
 void plan_step(const SchedulerState& state, const SchedulerLimits& limits, StepPlan& plan);
 
 }  // namespace exact

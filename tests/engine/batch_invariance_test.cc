@@ -166,6 +166,11 @@ class Episode {
       EXPECT_EQ(first, sample.tokens.end()) << what;
     }
     EXPECT_TRUE(sample.reason != FinishReason::length || sample.tokens.size() == most) << what;
+    const bool one_choice = request.sampling.temperature == 0.0f || request.sampling.top_k == 1;
+    if (one_choice) {
+      EXPECT_EQ(std::ranges::count(sample.processed_logprobs, 0.0f), std::ssize(sample.tokens))
+          << "a certain draw; " << what;
+    }
     EXPECT_NE(sample.reason, FinishReason::error) << sample.error.to_string() << what;
     EXPECT_TRUE(sample.reason != FinishReason::aborted || updates_ == Updates::random) << what;
   }
@@ -236,7 +241,7 @@ TEST(BatchInvariance, ARequestHasTheBitsItHasAlone) {
   const Totals totals = run_episodes(40, Updates::none);
   // The load did what it is here for.
   EXPECT_GE(totals.requests, 200);
-  EXPECT_GE(totals.preempted, 60);
+  EXPECT_GE(totals.preempted, 50);
   EXPECT_GE(totals.cancelled, 5);
 }
 

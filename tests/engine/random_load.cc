@@ -78,14 +78,14 @@ ModelConfig random_config(RandomData& random) {
 }
 
 EngineLimits tight_limits(RandomData& random) {
-  constexpr int32_t kPageSizes[] = {16, 16, 16, 16, 32, 32, 64, 128};
+  constexpr int32_t kPageSizes[] = {16, 16, 16, 16, 16, 32, 64, 128};
   EngineLimits limits;
   limits.page_size = random.pick(std::span(kPageSizes));
-  limits.max_context = between(random, 24, one_in(random, 4) ? 300 : 70);
+  limits.max_context = between(random, 24, one_in(random, 4) ? 300 : 110);
   const int32_t pages_of_one = (limits.max_context + limits.page_size - 1) / limits.page_size;
   limits.page_count = pages_of_one + between(random, 0, 2);
   limits.max_step_tokens = between(random, 1, one_in(random, 2) ? 300 : 24);
-  limits.max_running = between(random, 1, one_in(random, 4) ? 3 : 16);
+  limits.max_running = one_in(random, 4) ? between(random, 1, 3) : between(random, 4, 16);
   return limits;
 }
 
@@ -100,13 +100,13 @@ GenerateRequest random_generate(RandomData& random, const ModelConfig& config,
                                 const EngineLimits& limits, RequestId id) {
   GenerateRequest request;
   request.id = id;
-  const int32_t prompt_size = random_length(random, 1, 16, limits.max_context - 1);
+  const int32_t prompt_size = random_length(random, 1, 10, limits.max_context - 1);
   request.prompt = random_ids(random, config, prompt_size);
   request.n = between(random, 1, 4);
-  request.max_new_tokens = random_length(random, 1, 48, limits.max_context - prompt_size);
+  request.max_new_tokens = random_length(random, 1, 90, limits.max_context - prompt_size);
   if (one_in(random, 8)) request.max_new_tokens = 0;
   request.sampling = random_sampling(random, config);
-  if (one_in(random, 2)) request.stop_ids = random_ids(random, config, between(random, 1, 5));
+  if (one_in(random, 4)) request.stop_ids = random_ids(random, config, between(random, 1, 5));
   return request;
 }
 

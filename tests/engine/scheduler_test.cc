@@ -115,12 +115,30 @@ TEST_F(SchedulerTest, AShortRequestDoesNotOvertakeALongOneThatLacksPages) {
   decoding(5);
   waiting(60);
   waiting(1);
-  free_pages_ = 3;
-  EXPECT_EQ(plan().admit_count, 0);
   free_pages_ = 4;
-  EXPECT_EQ(plan().admit_count, 1);
+  EXPECT_EQ(plan().admit_count, 0);
   free_pages_ = 5;
+  EXPECT_EQ(plan().admit_count, 1);
+  free_pages_ = 7;
   EXPECT_EQ(plan().admit_count, 2);
+}
+
+TEST_F(SchedulerTest, AdmissionLeavesEachRunningSequenceRoomToGrow) {
+  decoding(5);
+  decoding(5);
+  waiting(3);
+  free_pages_ = 2;
+  EXPECT_EQ(plan().admit_count, 0);
+  free_pages_ = 3;
+  EXPECT_EQ(plan().admit_count, 1);
+}
+
+TEST_F(SchedulerTest, WithNobodyRunningAdmissionNeedsThePagesOfTheChunkAlone) {
+  waiting(40);
+  free_pages_ = 2;
+  EXPECT_EQ(plan().admit_count, 0);
+  free_pages_ = 3;
+  EXPECT_EQ(plan().admit_count, 1);
 }
 
 TEST_F(SchedulerTest, NobodyIsAdmittedWhileAdmissionIsClosed) {
