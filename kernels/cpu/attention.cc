@@ -77,14 +77,15 @@ void copy_columns(const uint16_t* from, int64_t from_stride, int64_t rows, int64
 // One task: all of the arithmetic of some query rows against their own prefix.
 class TaskRunner {
  public:
-  TaskRunner(const CpuContext& context, const Shape& shape, const SequenceChunk& chunk,
-             const AttentionTask& task, const HeadPages& pages, void* scratch)
+  TaskRunner(CpuContext& context, int thread, const Shape& shape, const SequenceChunk& chunk,
+             const AttentionTask& task, const HeadPages& pages)
       : context_(context),
+        thread_(thread),
         shape_(shape),
         chunk_(chunk),
         task_(task),
         pages_(pages),
-        scratch_(scratch, shape),
+        scratch_(context.scratch_of(thread), shape),
         row_count_(task.query_count * shape.group),
         key_end_(int64_t{chunk.first_position} + chunk.row_count) {}
 
@@ -121,7 +122,7 @@ class TaskRunner {
   void begin(const TensorView& query) {
     for (int64_t r = 0; r < row_count_; r++) {
       const uint16_t* row = query.row<const uint16_t>(query_row(r)) + query_column(r);
-      context_.chain.widen_row(row, shape_.head_width, scratch_.queries.row(r));
+      context_.kernels.widen_row(row, shape_.head_width, scratch_.queries.row(r));
       scratch_.states[r] = {kMinusInfinity, {0.0f, 0.0f, 0.0f, 0.0f}, true};
     }
     std::fill_n(scratch_.sums, row_count_ * shape_.padded_width, 0.0f);
@@ -140,7 +141,7 @@ class TaskRunner {
       copy_columns(pages_.keys(page) + key % pages_.page_size, pages_.page_size, shape_.head_width,
                    std::min(run, valid - column), scratch_.panel + column);
     }
-    context_.chain.find_wild(scratch_.panel, shape_.head_width / kChainStep, scratch_.wild);
+    context_.kernels.find_wild(scratch_.panel, shape_.head_width / kChainStep, scratch_.wild);
     return {scratch_.panel, scratch_.wild};
   }
 
@@ -151,9 +152,9 @@ class TaskRunner {
     for (int64_t column = 0; column < keys; column += kPanelColumns) {
       const ChainPanel panel =
           key_panel(first_key + column, std::min<int64_t>(kPanelColumns, keys - column));
-      context_.chain.chain(
-          scratch_.queries.operands(first_row, rows, 0, scores + column, shape_.block), panel,
-          shape_.head_width / kChainStep);
+      context_.chain(thread_,
+                     scratch_.queries.operands(first_row, rows, 0, scores + column, shape_.block),
+                     panel, shape_.head_width / kChainStep);
     }
   }
 
@@ -167,7 +168,7 @@ class TaskRunner {
     uint16_t probabilities[contract::kMaxKeyBlock];
     const float factor =
         context_.rows.softmax_block(state, scores, shape_.block, shape_.scale, probabilities);
-    context_.chain.widen_row(probabilities, shape_.block, scratch_.probabilities.row(row));
+    context_.kernels.widen_row(probabilities, shape_.block, scratch_.probabilities.row(row));
     if (!first) {
       context_.rows.scale(scratch_.sums + row * shape_.padded_width, shape_.padded_width, factor);
     }
@@ -188,7 +189,7 @@ class TaskRunner {
                    shape_.head_width, run, columns, scratch_.panel + i * kPanelColumns);
       i += run;
     }
-    context_.chain.find_wild(scratch_.panel, steps, scratch_.wild);
+    context_.kernels.find_wild(scratch_.panel, steps, scratch_.wild);
     return {scratch_.panel, scratch_.wild};
   }
 
@@ -196,9 +197,10 @@ class TaskRunner {
   void add_values(int64_t first_row, int64_t first_key, int64_t keys) {
     for (int64_t column = 0; column < shape_.head_width; column += kPanelColumns) {
       float* sums = scratch_.sums + first_row * shape_.padded_width + column;
-      context_.chain.chain(scratch_.probabilities.operands(first_row, row_count_ - first_row, 0,
-                                                           sums, shape_.padded_width),
-                           value_panel(first_key, keys, column), piece_count(keys, kChainStep));
+      context_.chain(thread_,
+                     scratch_.probabilities.operands(first_row, row_count_ - first_row, 0, sums,
+                                                     shape_.padded_width),
+                     value_panel(first_key, keys, column), piece_count(keys, kChainStep));
     }
   }
 
@@ -210,7 +212,8 @@ class TaskRunner {
     }
   }
 
-  const CpuContext& context_;
+  CpuContext& context_;
+  const int thread_;
   const Shape& shape_;
   const SequenceChunk& chunk_;
   const AttentionTask& task_;
@@ -245,8 +248,7 @@ Status attention(CpuContext& context, const TensorView& query, const KvCache& ca
   context.pool.run(static_cast<int64_t>(tasks.size()), [&](int64_t index, int thread) {
     const AttentionTask& task = tasks[static_cast<size_t>(index)];
     const HeadPages pages(cache, layer, task.kv_head);
-    TaskRunner runner(context, shape, chunks[static_cast<size_t>(task.chunk)], task, pages,
-                      context.scratch_of(thread));
+    TaskRunner runner(context, thread, shape, chunks[static_cast<size_t>(task.chunk)], task, pages);
     runner.run(query, out);
   });
   return {};

@@ -2,6 +2,7 @@
 // set, the threads, and working memory.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <vector>
 
@@ -14,17 +15,44 @@
 namespace exact::cpu {
 
 struct CpuContext {
-  CpuContext(CpuIsa isa, int thread_count)
-      : chain(*chain_kernels(isa)),
+  CpuContext(CpuIsa isa, int thread_count, bool profiling_in)
+      : kernels(*chain_kernels(isa)),
         rows(*row_kernels(isa)),
+        profiling(profiling_in),
         pool(thread_count),
-        thread_scratch(static_cast<size_t>(thread_count)) {}
+        thread_scratch(static_cast<size_t>(thread_count)),
+        chain_times(static_cast<size_t>(thread_count)) {}
 
-  const ChainKernels& chain;
+  const ChainKernels& kernels;
   const RowKernels& rows;
+  const bool profiling;
   ThreadPool pool;
   ScratchBlock shared_scratch;
   std::vector<ScratchBlock> thread_scratch;  // one a thread; in use within one operation
+
+  struct alignas(kCacheLine) ChainTime {
+    double seconds = 0;
+  };
+  std::vector<ChainTime> chain_times;  // one a thread, while profiling
+
+  // kernels.chain, timed when asked for.
+  void chain(int thread, const ChainRows& operands, const ChainPanel& panel, int64_t steps) {
+    if (!profiling) return kernels.chain(operands, panel, steps);
+    const auto start = std::chrono::steady_clock::now();
+    kernels.chain(operands, panel, steps);
+    chain_times[static_cast<size_t>(thread)].seconds +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+
+  // The time inside the chain since the last call, as a mean over the threads.
+  double take_chain_time() {
+    double sum = 0;
+    for (ChainTime& time : chain_times) {
+      sum += time.seconds;
+      time.seconds = 0;
+    }
+    return sum / static_cast<double>(chain_times.size());
+  }
 
   // At least `bytes` for each thread.
   Status reserve_thread_scratch(size_t bytes) {

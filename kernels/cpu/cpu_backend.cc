@@ -3,6 +3,7 @@
 #include "kernels/cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -34,10 +35,38 @@ const uint16_t* vector_data(const TensorView& view, int64_t columns) {
   return view.row<const uint16_t>(0);
 }
 
+// Adds the time of a scope to one entry of a profile, if there is one.
+class OperationTimer {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  OperationTimer(CpuProfile* profile, CpuContext& context, double CpuProfile::*entry)
+      : profile_(profile), context_(context), entry_(entry) {
+    if (profile_ != nullptr) start_ = Clock::now();
+  }
+  ~OperationTimer() {
+    if (profile_ == nullptr) return;
+    const double seconds = std::chrono::duration<double>(Clock::now() - start_).count();
+    profile_->*entry_ += seconds;
+    profile_->total += seconds;
+    profile_->chain += context_.take_chain_time();
+  }
+  OperationTimer(const OperationTimer&) = delete;
+  OperationTimer& operator=(const OperationTimer&) = delete;
+
+ private:
+  CpuProfile* profile_;
+  CpuContext& context_;
+  double CpuProfile::*entry_;
+  Clock::time_point start_;
+};
+
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(CpuIsa isa, int threads)
-      : name_("cpu-" + std::string(cpu_isa_name(isa))), context_(isa, threads) {}
+  CpuBackend(CpuIsa isa, int threads, CpuProfile* profile)
+      : name_("cpu-" + std::string(cpu_isa_name(isa))),
+        profile_(profile),
+        context_(isa, threads, profile != nullptr) {}
 
   std::string_view name() const override { return name_; }
   int threads() const override { return context_.pool.thread_count(); }
@@ -103,7 +132,10 @@ class CpuBackend final : public Backend {
   void check_chunks(std::span<const SequenceChunk> chunks, int64_t row_count, int32_t layer,
                     const KvCache& cache) const;
 
+  OperationTimer time(double CpuProfile::*entry) { return {profile_, context_, entry}; }
+
   std::string name_;
+  CpuProfile* profile_;
   CpuContext context_;
   std::vector<cpu::AttentionTask> attention_tasks_;
   Status failure_;  // the first since the last finish()
@@ -140,6 +172,7 @@ Status CpuBackend::pack_linear(const TensorView& host_weight, LinearWeight& out)
 
 void CpuBackend::embed(std::span<const int32_t> ids, const TensorView& table,
                        const TensorView& out) {
+  const auto timer = time(&CpuProfile::copies);
   check_matrix(table, table.rows, table.columns);
   check_matrix(out, static_cast<int64_t>(ids.size()), table.columns);
   for (size_t t = 0; t < ids.size(); t++) {
@@ -151,6 +184,7 @@ void CpuBackend::embed(std::span<const int32_t> ids, const TensorView& table,
 
 void CpuBackend::gather_rows(const TensorView& x, std::span<const int64_t> rows,
                              const TensorView& out) {
+  const auto timer = time(&CpuProfile::copies);
   check_matrix(x, x.rows, x.columns);
   check_matrix(out, static_cast<int64_t>(rows.size()), x.columns);
   for (size_t i = 0; i < rows.size(); i++) {
@@ -162,6 +196,7 @@ void CpuBackend::gather_rows(const TensorView& x, std::span<const int64_t> rows,
 
 void CpuBackend::rms_norm(const TensorView& x, const TensorView& weight, float epsilon,
                           NormForm form, const TensorView& out) {
+  const auto timer = time(&CpuProfile::norm_rope);
   check_matrix(x, x.rows, x.columns);
   check_matrix(out, x.rows, x.columns);
   EXACT_CHECK(contract::check_norm_width(x.columns).is_ok(), "a norm width of the contract");
@@ -174,6 +209,7 @@ void CpuBackend::rms_norm(const TensorView& x, const TensorView& weight, float e
 
 void CpuBackend::linear(const TensorView& x, const LinearWeight& weight, const TensorView* bias,
                         const TensorView& out) {
+  const auto timer = time(&CpuProfile::linear);
   check_matrix(x, x.rows, weight.in_features);
   check_matrix(out, x.rows, weight.out_features);
   EXACT_CHECK(weight.storage.bytes() >= cpu::packed_bytes(weight.out_features, weight.in_features),
@@ -185,6 +221,7 @@ void CpuBackend::linear(const TensorView& x, const LinearWeight& weight, const T
 void CpuBackend::rope(const TensorView& x, std::span<const int32_t> positions,
                       const TensorView& cos_sin, const TensorView* head_norm, float epsilon,
                       NormForm form) {
+  const auto timer = time(&CpuProfile::norm_rope);
   const int64_t width = cos_sin.columns / 2;
   check_matrix(cos_sin, cos_sin.rows, 2 * width);
   check_matrix(x, static_cast<int64_t>(positions.size()), x.columns);
@@ -222,6 +259,7 @@ void CpuBackend::check_chunks(std::span<const SequenceChunk> chunks, int64_t row
 
 void CpuBackend::store_kv(const TensorView& keys, const TensorView& values,
                           std::span<const SequenceChunk> chunks, int32_t layer, KvCache& cache) {
+  const auto timer = time(&CpuProfile::copies);
   const int64_t width = int64_t{cache.geometry.kv_heads} * cache.geometry.head_width;
   check_matrix(keys, keys.rows, width);
   check_matrix(values, keys.rows, width);
@@ -232,6 +270,7 @@ void CpuBackend::store_kv(const TensorView& keys, const TensorView& values,
 void CpuBackend::attention(const TensorView& query, const KvCache& cache,
                            std::span<const SequenceChunk> chunks, int32_t layer,
                            const TensorView& out) {
+  const auto timer = time(&CpuProfile::attention);
   const int64_t group_width = int64_t{cache.geometry.kv_heads} * cache.geometry.head_width;
   check_matrix(query, query.rows, query.columns);
   check_matrix(out, query.rows, query.columns);
@@ -242,6 +281,7 @@ void CpuBackend::attention(const TensorView& query, const KvCache& cache,
 }
 
 void CpuBackend::silu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) {
+  const auto timer = time(&CpuProfile::pointwise);
   check_matrix(gate, gate.rows, gate.columns);
   check_matrix(up, gate.rows, gate.columns);
   check_matrix(out, gate.rows, gate.columns);
@@ -252,6 +292,7 @@ void CpuBackend::silu_mul(const TensorView& gate, const TensorView& up, const Te
 }
 
 void CpuBackend::add(const TensorView& x, const TensorView& y) {
+  const auto timer = time(&CpuProfile::pointwise);
   check_matrix(x, x.rows, x.columns);
   check_matrix(y, x.rows, x.columns);
   context_.pool.run(x.rows, [&](int64_t t, int) {
@@ -261,6 +302,7 @@ void CpuBackend::add(const TensorView& x, const TensorView& y) {
 
 void CpuBackend::target_logprobs(const TensorView& logits, std::span<const int32_t> targets,
                                  std::span<float> out) {
+  const auto timer = time(&CpuProfile::logits);
   check_matrix(logits, static_cast<int64_t>(targets.size()), logits.columns);
   EXACT_CHECK(supports_vocabulary(logits.columns).is_ok(), "a vocabulary of the contract");
   EXACT_CHECK(out.size() == targets.size(), "one log-probability a target");
@@ -272,6 +314,7 @@ void CpuBackend::target_logprobs(const TensorView& logits, std::span<const int32
 
 void CpuBackend::sample(const TensorView& logits, std::span<const SampleRow> rows,
                         std::span<SampleOutcome> outcomes) {
+  const auto timer = time(&CpuProfile::logits);
   check_matrix(logits, logits.rows, logits.columns);
   EXACT_CHECK(supports_vocabulary(logits.columns).is_ok(), "a vocabulary of the contract");
   EXACT_CHECK(outcomes.size() == rows.size(), "one outcome a row");
@@ -298,7 +341,7 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
   }
   const int threads = options.threads == 0 ? cpu::allowed_core_count() : options.threads;
   return std::unique_ptr<Backend>(
-      std::make_unique<CpuBackend>(options.isa, std::min(threads, kMaxThreads)));
+      std::make_unique<CpuBackend>(options.isa, std::min(threads, kMaxThreads), options.profile));
 }
 
 }  // namespace exact

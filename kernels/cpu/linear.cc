@@ -30,14 +30,15 @@ struct PackedPanels {
 };
 
 // The sums of one panel's columns for all widened rows.
-void multiply_panel(const CpuContext& context, const WidenedRows& x, int64_t row_count,
+void multiply_panel(CpuContext& context, int thread, const WidenedRows& x, int64_t row_count,
                     const PackedPanels& packed, int64_t index, float* sums) {
   std::fill_n(sums, row_count * kPanelColumns, 0.0f);
   for (int64_t k = 0; k < packed.k_count; k += kChainBlock) {
     const int64_t size = std::min(kChainBlock, packed.k_count - k);
     const ChainPanel panel{packed.panel_values(index) + k * kPanelColumns,
                            packed.panel_wild(index) + k / kChainStep};
-    context.chain.chain(x.operands(0, row_count, k, sums, kPanelColumns), panel, size / kChainStep);
+    context.chain(thread, x.operands(0, row_count, k, sums, kPanelColumns), panel,
+                  size / kChainStep);
   }
 }
 
@@ -64,7 +65,7 @@ void pack_weight(CpuContext& context, const TensorView& weight, uint16_t* storag
         for (int64_t k = k_block; k < k_end; k++) panel[k * kPanelColumns + j] = row[k];
       }
     }
-    context.chain.find_wild(panel, packed.k_count / kChainStep, packed.panel_wild(index));
+    context.kernels.find_wild(panel, packed.k_count / kChainStep, packed.panel_wild(index));
   });
 }
 
@@ -83,11 +84,11 @@ Status linear(CpuContext& context, const TensorView& x, const LinearWeight& weig
   for (int64_t first = 0; first < x.rows; first += kRowBlock) {
     const int64_t row_count = std::min(kRowBlock, x.rows - first);
     context.pool.run(row_count, [&](int64_t r, int) {
-      context.chain.widen_row(x.row<const uint16_t>(first + r), x.columns, widened.row(r));
+      context.kernels.widen_row(x.row<const uint16_t>(first + r), x.columns, widened.row(r));
     });
     context.pool.run(packed.panel_count, [&](int64_t index, int thread) {
       auto* sums = static_cast<float*>(context.scratch_of(thread));
-      multiply_panel(context, widened, row_count, packed, index, sums);
+      multiply_panel(context, thread, widened, row_count, packed, index, sums);
       const int64_t n = index * kPanelColumns;
       const int64_t columns = std::min<int64_t>(kPanelColumns, weight.out_features - n);
       for (int64_t r = 0; r < row_count; r++) {
