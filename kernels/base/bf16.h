@@ -45,6 +45,8 @@ EXACT_HD uint16_t float_to_bf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
-EXACT_HD float round_to_bf16(float value) { return bf16_to_float(float_to_bf16(value)); }
+EXACT_HD float round_to_bf16(float value) {
+  return bf16_to_float(float_to_bf16(value));
+}
 
 }  // namespace exact

@@ -14,7 +14,9 @@ namespace exact {
 
 enum class DType : uint8_t { bf16 = 0, fp32 = 1, int32 = 2 };
 
-constexpr size_t dtype_bytes(DType dtype) { return dtype == DType::bf16 ? 2 : 4; }
+constexpr size_t dtype_bytes(DType dtype) {
+  return dtype == DType::bf16 ? 2 : 4;
+}
 // The safetensors names: "BF16", "F32", "I32".
 constexpr std::string_view dtype_name(DType dtype) {
   return dtype == DType::bf16 ? "BF16" : dtype == DType::fp32 ? "F32" : "I32";
@@ -31,7 +33,11 @@ struct TensorView {
 
   TensorView() = default;
   TensorView(void* data_in, DType dtype_in, int64_t rows_in, int64_t columns_in)
-      : data(data_in), dtype(dtype_in), rows(rows_in), columns(columns_in), row_stride(columns_in) {}
+      : data(data_in),
+        dtype(dtype_in),
+        rows(rows_in),
+        columns(columns_in),
+        row_stride(columns_in) {}
 
   // Host access; only for memory that the host can read.
   template <class T>
