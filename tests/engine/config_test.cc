@@ -20,7 +20,8 @@ Json base_config(const char* type = "llama") {
     "max_position_embeddings": 131072, "rms_norm_eps": 1e-05, "hidden_act": "silu",
     "tie_word_embeddings": true, "dtype": "bfloat16",
     "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0,
-      "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}})");
+      "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+      "original_max_position_embeddings": 8192}})");
   config["model_type"] = type;
   return config;
 }
