@@ -50,12 +50,22 @@ LogSink sink_of(std::shared_ptr<spdlog::logger> logger) {
   };
 }
 
+// What a killed worker left in shared memory. Without shared memory there are no weight updates,
+// but rollouts are served all the same.
+void sweep(const LogSink& log) {
+  const Result<uint64_t> swept = ipc::sweep_dead_regions();
+  if (!swept) {
+    log(LogLevel::warning, "sweep_failed error=\"" + swept.status().message() + "\"");
+  } else if (*swept > 0) {
+    log(LogLevel::info, fmt::format("swept_dead_regions count={}", *swept));
+  }
+}
+
 Status run_serve(ServeOptions options) {
   block_termination_signals();  // before any thread is started
   const auto logger = make_logger(options.log_level);
   const LogSink log = sink_of(logger);
-  EXACT_ASSIGN(const uint64_t swept, ipc::sweep_dead_regions());
-  if (swept > 0) log(LogLevel::info, fmt::format("swept_dead_regions count={}", swept));
+  sweep(log);
   EXACT_ASSIGN(LoadedModel model, load_model(options.model));
 
   ServerOptions server_options;

@@ -234,7 +234,7 @@ TEST_F(Serve, TermSignalDrains) {
   client.hello();
   second.hello();
   const uint64_t id = client.post(generate({1, 2, 3}, 500, 5, 64));
-  ASSERT_TRUE(eventually([&] { return second.status().running == 64; }));
+  ASSERT_TRUE(eventually([&] { return second.status().running > 0; }));
   program.signal(SIGTERM);
   ASSERT_TRUE(program.says("draining"));
   expect_error(second.call<ipc::GenerateReply>(generate({1}, 4, 1)).status(), Code::exhausted,

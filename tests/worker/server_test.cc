@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tests/support/expect_bits.h"
+#include "tests/worker/update_steps.h"
 #include "tests/worker/worker_fixture.h"
 
 namespace exact::worker_tests {
@@ -292,6 +293,34 @@ TEST(Server, StopDoesNotWaitForRequests) {
   worker.server().stop();
   EXPECT_TRUE(eventually([&] { return !worker.is_running(); }, milliseconds(5'000)));
   EXPECT_TRUE(worker.join().is_ok());
+}
+
+TEST(Server, FailedDeviceIsToldToEverybodyWhoWaitsAndEndsTheLoop) {
+  LocalWorker worker;
+  worker.expected_end = Code::device;
+  RawClient one(worker.endpoint()), other(worker.endpoint()), publisher(worker.endpoint());
+  RawClient watcher(worker.endpoint());
+  watcher.hello();
+  one.hello();
+  other.hello();
+  publisher.hello();
+  UpdateSteps steps(publisher, worker.config(), 2, 10'000, UpdatePolicy::wait);
+  ASSERT_TRUE(steps.begin().is_ok());
+  ASSERT_TRUE(steps.send_all().is_ok());
+  const uint64_t group = one.post(generate({1, 2, 3}, 250, 1, 64));
+  ASSERT_TRUE(eventually([&] { return publisher.status().running == 64; }));
+  const uint64_t commit = steps.post_commit();
+  const uint64_t score = other.post(ipc::Score{{1, 2, 3}});
+  ASSERT_TRUE(eventually([&] {  // all three have been read
+    const ipc::StatusReply status = watcher.status();
+    return status.update_state == "committing" && status.waiting > 0;
+  }));
+  worker.backend().break_now();
+  expect_error(one.take<ipc::GenerateReply>(group).status(), Code::device, "device is gone");
+  expect_error(other.take<ipc::ScoreReply>(score).status(), Code::device, "device is gone");
+  expect_error(publisher.take<ipc::UpdateCommitted>(commit).status(), Code::device,
+               "device is gone");
+  EXPECT_TRUE(eventually([&] { return !worker.is_running(); }));
 }
 
 TEST(Server, BadLimitsAreRefusedByName) {

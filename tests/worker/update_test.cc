@@ -325,6 +325,19 @@ TEST_F(WeightUpdate, BucketsAreNoLargerThanTheWorkerAllows) {
   EXPECT_TRUE(steps.commit().is_ok());
 }
 
+TEST_F(WeightUpdate, DrainLetsAnOpenUpdateFinish) {
+  start();
+  UpdateSteps steps = update(2);
+  ASSERT_TRUE(steps.begin().is_ok());
+  worker_->server().drain();
+  ASSERT_TRUE(eventually([&] { return client_->status().draining; }));
+  ASSERT_TRUE(steps.send_all().is_ok());
+  const auto committed = steps.commit();
+  ASSERT_TRUE(committed.is_ok()) << committed.status().to_string();
+  EXPECT_EQ(committed->weight_version, 2u);
+  EXPECT_TRUE(worker_->join().is_ok());
+}
+
 TEST_F(WeightUpdate, AbortPolicyEndsRunningRequestsWithWhatTheyHave) {
   start();
   RawClient busy(worker_->endpoint());

@@ -20,6 +20,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/support/model_fixture.h"
 #include "tests/worker/bridge_fixture.h"
+#include "tests/worker/failing_backend.h"
 #include "tests/worker/private_endpoint.h"
 #include "worker/server.h"
 
@@ -33,11 +34,12 @@ inline constexpr uint64_t kFirstSeed = 1;
 class LocalWorker {
  public:
   explicit LocalWorker(const worker::ServerLimits& server_limits = {},
-                       const EngineLimits& engine_limits = {.max_context = 256}) {
+                       const EngineLimits& engine_limits = {.max_context = 256,
+                                                            .page_count = 300}) {
     config_ = bridge_tests::tiny_config();
     auto backend = make_cpu_backend({best_cpu_isa(), 1});
     EXPECT_TRUE(backend.is_ok()) << backend.status().to_string();
-    backend_ = std::move(*backend);
+    backend_ = std::make_unique<FailingBackend>(std::move(*backend));
     auto engine = Engine::create(config_, *backend_, hash_slot(config_, *backend_, kFirstSeed),
                                  engine_limits);
     EXPECT_TRUE(engine.is_ok()) << engine.status().to_string();
@@ -56,7 +58,7 @@ class LocalWorker {
   }
   ~LocalWorker() {
     server_->stop();
-    EXPECT_TRUE(join().is_ok());
+    EXPECT_EQ(join().code(), expected_end);
   }
 
   // After drain() or stop(): how the loop ended.
@@ -66,13 +68,16 @@ class LocalWorker {
   }
   bool is_running() const { return running_; }
   worker::Server& server() { return *server_; }
+  FailingBackend& backend() { return *backend_; }
   const ModelConfig& config() const { return config_; }
   std::string endpoint() const { return endpoint_.name(); }
+
+  Code expected_end = Code::ok;
 
  private:
   bridge_tests::PrivateEndpoint endpoint_;
   ModelConfig config_;
-  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<FailingBackend> backend_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<worker::Server> server_;
   Status ended_;

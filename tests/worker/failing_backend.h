@@ -1,0 +1,95 @@
+// failing_backend.h owns a backend that breaks when a test says so, as a GPU that falls off its
+// bus.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <utility>
+
+#include "kernels/backend.h"
+
+namespace exact::worker_tests {
+
+// Hands everything to another backend, until break_now().
+class FailingBackend : public Backend {
+ public:
+  explicit FailingBackend(std::unique_ptr<Backend> inner) : inner_(std::move(inner)) {}
+  void break_now() { broken_ = true; }
+
+  std::string_view name() const override { return inner_->name(); }
+  int threads() const override { return inner_->threads(); }
+  Result<Buffer> allocate(size_t bytes) override { return inner_->allocate(bytes); }
+  void upload(const TensorView& device, std::span<const std::byte> host) override {
+    inner_->upload(device, host);
+  }
+  void download(std::span<std::byte> host, const TensorView& device) override {
+    inner_->download(host, device);
+  }
+  Result<KvCache> allocate_kv(const KvGeometry& geometry) override {
+    return inner_->allocate_kv(geometry);
+  }
+  Status pack_linear(const TensorView& host_weight, LinearWeight& out) override {
+    return inner_->pack_linear(host_weight, out);
+  }
+  Status supports_linear(int64_t out_features, int64_t in_features) const override {
+    return inner_->supports_linear(out_features, in_features);
+  }
+  Status supports_attention(int32_t query_heads, int32_t kv_heads,
+                            int32_t head_width) const override {
+    return inner_->supports_attention(query_heads, kv_heads, head_width);
+  }
+  Status supports_vocabulary(int64_t vocabulary) const override {
+    return inner_->supports_vocabulary(vocabulary);
+  }
+  void embed(std::span<const int32_t> ids, const TensorView& table,
+             const TensorView& out) override {
+    inner_->embed(ids, table, out);
+  }
+  void rms_norm(const TensorView& x, const TensorView& weight, float epsilon, NormForm form,
+                const TensorView& out) override {
+    inner_->rms_norm(x, weight, epsilon, form, out);
+  }
+  void linear(const TensorView& x, const LinearWeight& weight, const TensorView* bias,
+              const TensorView& out) override {
+    inner_->linear(x, weight, bias, out);
+  }
+  void rope(const TensorView& x, std::span<const int32_t> positions, const TensorView& cos_sin,
+            const TensorView* head_norm, float epsilon, NormForm form) override {
+    inner_->rope(x, positions, cos_sin, head_norm, epsilon, form);
+  }
+  void store_kv(const TensorView& keys, const TensorView& values,
+                std::span<const SequenceChunk> chunks, int32_t layer, KvCache& cache) override {
+    inner_->store_kv(keys, values, chunks, layer, cache);
+  }
+  void attention(const TensorView& query, const KvCache& cache,
+                 std::span<const SequenceChunk> chunks, int32_t layer,
+                 const TensorView& out) override {
+    inner_->attention(query, cache, chunks, layer, out);
+  }
+  void silu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) override {
+    inner_->silu_mul(gate, up, out);
+  }
+  void add(const TensorView& x, const TensorView& y) override { inner_->add(x, y); }
+  void gather_rows(const TensorView& x, std::span<const int64_t> rows,
+                   const TensorView& out) override {
+    inner_->gather_rows(x, rows, out);
+  }
+  void target_logprobs(const TensorView& logits, std::span<const int32_t> targets,
+                       std::span<float> out) override {
+    inner_->target_logprobs(logits, targets, out);
+  }
+  void sample(const TensorView& logits, std::span<const SampleRow> rows,
+              std::span<SampleOutcome> outcomes) override {
+    inner_->sample(logits, rows, outcomes);
+  }
+  Status finish() override {
+    if (broken_) return Status(Code::device, "the device is gone");
+    return inner_->finish();
+  }
+
+ private:
+  std::unique_ptr<Backend> inner_;
+  std::atomic<bool> broken_{false};
+};
+
+}  // namespace exact::worker_tests
