@@ -23,10 +23,9 @@
 #include <vector>
 
 #include "engine/config.h"
-#include "engine/engine.h"
 #include "examples/hill_climb.h"
 #include "examples/step_table.h"
-#include "ipc/endpoint.h"
+#include "examples/trainer_options.h"
 #include "kernels/contract/hash_init.h"
 #include "trainer_bridge/client.h"
 #include "trainer_bridge/completion_check.h"
@@ -40,18 +39,7 @@ using namespace exact;  // the program's own file
 using bridge::Client;
 using bridge::Scorer;
 using examples::StepRow;
-
-struct Options {
-  std::string endpoint = ipc::default_endpoint();
-  std::string model;
-  int32_t steps = 5;
-  int32_t prompts = 4;
-  int32_t n = 4;
-  int32_t max_new_tokens = 32;
-  uint64_t seed = 1;
-  uint8_t policy = 1;
-  double sigma = 0.02;
-};
+using Options = examples::TrainerOptions;
 
 // A check that failed, unlike an environment that did: exit code 1, not 3.
 bool is_failed_check(const Status& status) {
@@ -142,7 +130,7 @@ class TrainerLoop {
     const auto tensors = bridge::named_tensors(climb_.child());
     bridge::PublishOptions options;
     options.version = version_ + 1;
-    options.policy = options_.policy;
+    options.policy = static_cast<uint8_t>(options_.policy);
     EXACT_ASSIGN(const auto report, bridge::publish(*client_, tensors, options));
     row.publish_seconds = seconds_since(begin);
     EXACT_RETURN_IF_ERROR(next_->set_weights(tensors));
@@ -270,48 +258,13 @@ int run(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app(
-      "A small trainer: pushes weights into a running worker, pulls rollouts, and checks every\n"
-      "log-probability against its own forward pass, bit for bit. Learns by hill climbing (the\n"
-      "reward is the share of even token ids), so it needs no framework and no GPU.\n\n"
-      "Example: trainer_loop --model DIR --steps 5 --policy recompute\n"
-      "Exit codes: 0 every bit equal, 1 a check failed, 2 usage, 3 environment.");
-  Options options;
-  app.add_option("--endpoint", options.endpoint, "Where the worker listens")->capture_default_str();
-  app.add_option("--model", options.model,
-                 "Model directory that the worker serves: the first weights")
-      ->required();
-  app.add_option("--steps", options.steps, "Versions to publish and judge")
-      ->check(CLI::Range(1, 1'000'000))
-      ->capture_default_str();
-  app.add_option("--prompts", options.prompts, "Prompts in each step")
-      ->check(CLI::Range(1, 512))
-      ->capture_default_str();
-  app.add_option("--n", options.n, "Completions of each prompt")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
-  app.add_option("--max-new-tokens", options.max_new_tokens, "Tokens of each completion")
-      ->check(CLI::Range(1, 65'536))
-      ->capture_default_str();
-  app.add_option("--seed", options.seed,
-                 "Of prompts, sampling and noise: the same seed, the same run")
-      ->capture_default_str();
-  app.add_option("--sigma", options.sigma, "Size of a proposal, relative to each tensor's values")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  std::string policy = "recompute";
-  app.add_option("--policy", policy,
-                 "What a push does to the group in flight: wait (it ends on the old weights), "
-                 "recompute (it goes on under the new ones) or abort (it ends at once)")
-      ->check(CLI::IsMember({"wait", "recompute", "abort"}))
-      ->capture_default_str();
+  CLI::App app;
+  examples::TrainerOptions options;
+  examples::add_options(app, options);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
-  options.policy = static_cast<uint8_t>(policy == "wait"        ? UpdatePolicy::wait
-                                        : policy == "recompute" ? UpdatePolicy::recompute
-                                                                : UpdatePolicy::abort);
   return run(options);
 }
