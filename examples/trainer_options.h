@@ -3,7 +3,6 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
-#include <map>
 #include <string>
 
 #include "engine/engine.h"
@@ -52,13 +51,16 @@ inline void add_options(CLI::App& app, TrainerOptions& options) {
   app.add_option("--sigma", options.sigma, "Size of a proposal, relative to each tensor's values")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
-  const std::map<std::string, UpdatePolicy> policies{{"wait", UpdatePolicy::wait},
-                                                     {"recompute", UpdatePolicy::recompute},
-                                                     {"abort", UpdatePolicy::abort}};
-  app.add_option("--policy", options.policy,
-                 "What a push does to the group in flight: wait (it ends on the old weights), "
-                 "recompute (it goes on under the new ones) or abort (it ends at once)")
-      ->transform(CLI::CheckedTransformer(policies).description("wait|recompute|abort"))
+  const auto set_policy = [&options](const std::string& name) {
+    options.policy = name == "wait"        ? UpdatePolicy::wait
+                     : name == "recompute" ? UpdatePolicy::recompute
+                                           : UpdatePolicy::abort;
+  };
+  app.add_option_function<std::string>(
+         "--policy", set_policy,
+         "What a push does to the group in flight: wait (it ends on the old weights), "
+         "recompute (it goes on under the new ones) or abort (it ends at once)")
+      ->check(CLI::IsMember({"wait", "recompute", "abort"}))
       ->default_str("recompute");
 }
 
