@@ -26,6 +26,8 @@ target_compile_options(exact_rules INTERFACE
 # GCC 12 at -O3 sees overlapping copies in `"text" + std::string` that are not there (GCC bug 105651).
 target_compile_options(exact_rules INTERFACE
   $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-restrict>)
+# Debug builds look at the page pool after every step.
+target_compile_definitions(exact_rules INTERFACE $<$<CONFIG:Debug>:EXACT_CHECK_INTEGRITY>)
 target_include_directories(exact_rules INTERFACE ${CMAKE_SOURCE_DIR})
 if(EXACT_SANITIZE)
   target_compile_options(exact_rules INTERFACE

@@ -252,6 +252,9 @@ void Engine::abort_update() {
 bool Engine::update_pending() const {
   return impl_->update_pending();
 }
+uint64_t Engine::last_logits_hash() const {
+  return impl_->last_logits_hash();
+}
 EngineStatus Engine::status() const {
   return impl_->status();
 }

@@ -100,7 +100,6 @@ struct EngineStatus {
   WeightVersion version;
   Digest128 weights_digest;
   uint64_t steps = 0, tokens_generated = 0;
-  uint64_t last_logits_hash = 0;  // xxh3-64 of the last row of logits computed
 };
 
 class Engine {
@@ -133,7 +132,9 @@ class Engine {
   void abort_update();
   bool update_pending() const;  // committed, waiting for running sequences
 
-  EngineStatus status() const;
+  EngineStatus status() const;  // cheap: counters alone
+  // xxh3-64 of the last row of logits computed, 0 before the first; fetches the row.
+  uint64_t last_logits_hash() const;
   const ModelConfig& config() const;
   const EngineLimits& limits() const;
   Digest128 contract() const;

@@ -34,6 +34,7 @@ class Engine::Impl {
   bool update_pending() const { return update_pending_; }
 
   EngineStatus status() const;
+  uint64_t last_logits_hash() const;
   const ModelConfig& config() const { return config_; }
   const EngineLimits& limits() const { return limits_; }
   Digest128 contract() const { return contract_; }

@@ -191,12 +191,14 @@ EngineStatus Engine::Impl::status() const {
   status.weights_digest = live_digest_;
   status.steps = steps_;
   status.tokens_generated = tokens_generated_;
-  if (last_logits_.data != nullptr && !failed_) {
-    std::vector<std::byte> row(static_cast<size_t>(last_logits_.columns) * 2);
-    backend_.download(row, last_logits_);
-    if (backend_.finish().is_ok()) status.last_logits_hash = digest64(row);
-  }
   return status;
+}
+
+uint64_t Engine::Impl::last_logits_hash() const {
+  if (last_logits_.data == nullptr || failed_) return 0;
+  std::vector<std::byte> row(static_cast<size_t>(last_logits_.columns) * 2);
+  backend_.download(row, last_logits_);
+  return backend_.finish().is_ok() ? digest64(row) : 0;
 }
 
 }  // namespace exact

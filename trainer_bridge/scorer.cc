@@ -157,7 +157,7 @@ std::string Scorer::weights_digest() const {
   return impl_->digest().to_hex();
 }
 uint64_t Scorer::last_logits_hash() const {
-  return impl_->engine().status().last_logits_hash;
+  return impl_->engine().last_logits_hash();
 }
 
 }  // namespace exact::bridge

@@ -137,7 +137,7 @@ Status run_generate(const GenerateOptions& options) {
   fmt::print("generated       {} tokens for {} prompts in {:.2f} s: {:.1f} tokens/s\n",
              status.tokens_generated, prompts.size(), seconds.count(),
              static_cast<double>(status.tokens_generated) / seconds.count());
-  fmt::print("last logits     {:016x}\n", status.last_logits_hash);
+  fmt::print("last logits     {:016x}\n", model.engine->last_logits_hash());
   return {};
 }
 

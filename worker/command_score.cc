@@ -117,7 +117,7 @@ Status run_score(const ScoreOptions& options) {
   fmt::print("scored          {} sequences of {} tokens in {:.2f} s: {:.1f} tokens/s\n",
              tokens.rows, tokens.length, seconds.count(),
              static_cast<double>(tokens.ids.size()) / seconds.count());
-  fmt::print("last logits     {:016x}\n", model.engine->status().last_logits_hash);
+  fmt::print("last logits     {:016x}\n", model.engine->last_logits_hash());
   return {};
 }
 

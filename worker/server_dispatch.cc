@@ -175,7 +175,7 @@ Status Server::Impl::handle_message(ipc::StatusQuery, const Context& context) {
   reply.weights_digest = status.weights_digest.to_hex();
   reply.steps = status.steps;
   reply.tokens_generated = status.tokens_generated;
-  reply.last_logits_hash = status.last_logits_hash;
+  reply.last_logits_hash = engine_.last_logits_hash();
   reply.draining = draining_;
   reply.update_state = session_.state_name();
   answer(context.peer, context.request_id, reply);
