@@ -1,7 +1,6 @@
 #include "kernels/cpu/attention.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/contract/attention.h"
 #include "kernels/cpu/kv_layout.h"
@@ -38,7 +37,7 @@ Shape make_shape(const KvGeometry& geometry, int64_t query_width) {
 struct TaskScratch {
   WidenedRows queries;        // [rows][E]
   WidenedRows probabilities;  // [rows][block]
-  uint16_t* panel;            // max(E, block) rows of 32
+  uint16_t* panel;            // E rows of 32, for what does not fill a panel of the cache
   uint8_t* wild;              // of the panel's steps
   float* scores;              // [rows][block]
   float* sums;                // [rows][padded E]
@@ -51,7 +50,7 @@ struct TaskScratch {
     const auto panel_rows = static_cast<size_t>(std::max(shape.head_width, shape.block));
     queries = WidenedRows::take(cutter, shape.row_capacity, shape.head_width);
     probabilities = WidenedRows::take(cutter, shape.row_capacity, shape.block);
-    panel = cutter.take<uint16_t>(panel_rows * kPanelColumns);
+    panel = cutter.take<uint16_t>(static_cast<size_t>(shape.head_width) * kPanelColumns);
     wild = cutter.take<uint8_t>(panel_rows / kChainStep);
     scores = cutter.take<float>(rows * static_cast<size_t>(shape.block));
     sums = cutter.take<float>(rows * static_cast<size_t>(shape.padded_width));
@@ -59,20 +58,6 @@ struct TaskScratch {
     bytes = cutter.used();
   }
 };
-
-// Copies `columns` columns of some rows into a panel.
-void copy_columns(const uint16_t* from, int64_t from_stride, int64_t rows, int64_t columns,
-                  uint16_t* to) {
-  if (columns == kPanelColumns) {  // of a length that the compiler knows
-    for (int64_t i = 0; i < rows; i++) {
-      std::memcpy(to + i * kPanelColumns, from + i * from_stride, 2 * kPanelColumns);
-    }
-  } else {
-    for (int64_t i = 0; i < rows; i++) {
-      std::memcpy(to + i * kPanelColumns, from + i * from_stride, 2 * static_cast<size_t>(columns));
-    }
-  }
-}
 
 // One task: all of the arithmetic of some query rows against their own prefix.
 class TaskRunner {
@@ -128,21 +113,34 @@ class TaskRunner {
     std::fill_n(scratch_.sums, row_count_ * shape_.padded_width, 0.0f);
   }
 
+  int32_t page_of(int64_t key) const {
+    return chunk_.pages[static_cast<size_t>(key / pages_.page_size)];
+  }
+
+  ChainPanel checked_panel(const uint16_t* values, int64_t steps) {
+    context_.kernels.find_wild(values, steps, scratch_.wild);
+    return {values, scratch_.wild};
+  }
+
   // Keys [first_key, first_key + 32) as columns; those from `valid` on are zeros: what lies there
   // is another sequence's, or stale.
   ChainPanel key_panel(int64_t first_key, int64_t valid) {
-    if (valid < kPanelColumns) {
-      std::fill_n(scratch_.panel, shape_.head_width * kPanelColumns, uint16_t{0});
+    const int64_t steps = shape_.head_width / kChainStep;
+    if (valid == kPanelColumns && pages_.key_run == kPanelColumns) {
+      const int64_t slot = first_key % pages_.page_size;
+      return checked_panel(pages_.key_panel(page_of(first_key), slot), steps);
     }
-    const int64_t run = std::min<int64_t>(pages_.page_size, kPanelColumns);
-    for (int64_t column = 0; column < valid; column += run) {
+    std::fill_n(scratch_.panel, shape_.head_width * kPanelColumns, uint16_t{0});
+    for (int64_t column = 0; column < valid; column += pages_.key_run) {
       const int64_t key = first_key + column;
-      const int32_t page = chunk_.pages[static_cast<size_t>(key / pages_.page_size)];
-      copy_columns(pages_.keys(page) + key % pages_.page_size, pages_.page_size, shape_.head_width,
-                   std::min(run, valid - column), scratch_.panel + column);
+      const uint16_t* from = pages_.key_panel(page_of(key), key % pages_.page_size);
+      const int64_t columns = std::min(pages_.key_run, valid - column);
+      for (int64_t d = 0; d < shape_.head_width; d++) {
+        std::copy_n(from + d * pages_.key_run, columns,
+                    scratch_.panel + d * kPanelColumns + column);
+      }
     }
-    context_.kernels.find_wild(scratch_.panel, shape_.head_width / kChainStep, scratch_.wild);
-    return {scratch_.panel, scratch_.wild};
+    return checked_panel(scratch_.panel, steps);
   }
 
   void score(int64_t first_row, int64_t first_key, int64_t keys) {
@@ -174,34 +172,40 @@ class TaskRunner {
     }
   }
 
-  // Values of the block's keys as rows, columns [column, column + 32) of the head; zeros beyond.
-  ChainPanel value_panel(int64_t first_key, int64_t keys, int64_t column) {
-    const int64_t columns = std::min<int64_t>(kPanelColumns, shape_.head_width - column);
-    const int64_t steps = piece_count(keys, kChainStep);
-    if (columns < kPanelColumns || keys % kChainStep != 0) {
-      std::fill_n(scratch_.panel, steps * kChainStep * kPanelColumns, uint16_t{0});
-    }
-    for (int64_t i = 0; i < keys;) {
-      const int64_t slot = (first_key + i) % pages_.page_size;
-      const int64_t run = std::min(keys - i, pages_.page_size - slot);
-      const auto page = static_cast<size_t>((first_key + i) / pages_.page_size);
-      copy_columns(pages_.values(chunk_.pages[page]) + slot * shape_.head_width + column,
-                   shape_.head_width, run, columns, scratch_.panel + i * kPanelColumns);
-      i += run;
-    }
-    context_.kernels.find_wild(scratch_.panel, steps, scratch_.wild);
-    return {scratch_.panel, scratch_.wild};
-  }
-
   // Steps beyond the last key multiply zeros with zeros: they change nothing and are left out.
   void add_values(int64_t first_row, int64_t first_key, int64_t keys) {
     for (int64_t column = 0; column < shape_.head_width; column += kPanelColumns) {
-      float* sums = scratch_.sums + first_row * shape_.padded_width + column;
-      context_.chain(thread_,
-                     scratch_.probabilities.operands(first_row, row_count_ - first_row, 0, sums,
-                                                     shape_.padded_width),
-                     value_panel(first_key, keys, column), piece_count(keys, kChainStep));
+      for (int64_t i = 0; i < keys;) {
+        const int64_t slot = (first_key + i) % pages_.page_size;
+        const int64_t run = std::min(keys - i, pages_.page_size - slot);
+        const uint16_t* values = pages_.value_panel(page_of(first_key + i), slot, column);
+        const int64_t steps = run / kChainStep;
+        if (steps > 0) multiply_values(first_row, i, column, checked_panel(values, steps), steps);
+        const int64_t left = run % kChainStep;  // at the end of the sequence alone
+        if (left > 0) {
+          const uint16_t* last = values + steps * kChainStep * kPanelColumns;
+          multiply_values(first_row, i + steps * kChainStep, column, last_step(last, left), 1);
+        }
+        i += run;
+      }
     }
+  }
+
+  // A step of values of which the first `count` exist: zeros beyond.
+  ChainPanel last_step(const uint16_t* values, int64_t count) {
+    std::fill_n(scratch_.panel, kChainStep * kPanelColumns, uint16_t{0});
+    std::copy_n(values, count * kPanelColumns, scratch_.panel);
+    return checked_panel(scratch_.panel, 1);
+  }
+
+  // Probabilities [first, first + 16 * steps) of the block times as many values.
+  void multiply_values(int64_t first_row, int64_t first, int64_t column, const ChainPanel& panel,
+                       int64_t steps) {
+    float* sums = scratch_.sums + first_row * shape_.padded_width + column;
+    context_.chain(thread_,
+                   scratch_.probabilities.operands(first_row, row_count_ - first_row, first, sums,
+                                                   shape_.padded_width),
+                   panel, steps);
   }
 
   void end(const TensorView& out) {

@@ -1,7 +1,8 @@
 // attention.h owns rule N5 on the CPU: the layout of the paged cache, and causal attention over it.
 //
-// Page p of layer l: keys of every kv head as [G][E][P], then values as [G][P][E]. A page of keys
-// is thus a panel of the chain with keys as columns, and a page of values one with keys as rows.
+// A page of a layer holds panels of the chain, which are multiplied where they lie: for every kv
+// head, keys as columns, [P / 32][E][32] (pages of 16: [E][16]); then for every kv head values as
+// rows, [E / 32, rounded up][P][32].
 #pragma once
 
 #include <span>

@@ -1,4 +1,6 @@
 // store_kv.cc owns the writing of keys and values into their pages.
+#include <algorithm>
+
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/kv_layout.h"
 
@@ -13,19 +15,22 @@ void store_head(const TensorView& keys, const TensorView& values, const Sequence
     const int64_t slot = position % pages.page_size;
     const uint16_t* key = keys.row<const uint16_t>(chunk.first_row + i) + column;
     const uint16_t* value = values.row<const uint16_t>(chunk.first_row + i) + column;
-    uint16_t* key_page = pages.keys(page);
-    uint16_t* value_row = pages.values(page) + slot * pages.head_width;
-    for (int64_t d = 0; d < pages.head_width; d++) key_page[d * pages.page_size + slot] = key[d];
-    for (int64_t d = 0; d < pages.head_width; d++) value_row[d] = value[d];
+    uint16_t* key_column = pages.key_panel(page, slot) + slot % pages.key_run;
+    for (int64_t d = 0; d < pages.head_width; d++) key_column[d * pages.key_run] = key[d];
+    for (int64_t d = 0; d < pages.head_width; d += kPanelColumns) {
+      std::copy_n(value + d, std::min<int64_t>(kPanelColumns, pages.head_width - d),
+                  pages.value_panel(page, slot, d));
+    }
   }
 }
 
 }  // namespace
 
 size_t kv_bytes(const KvGeometry& geometry) {
-  return static_cast<size_t>(geometry.layers) * static_cast<size_t>(geometry.pages) * 2 *
-         static_cast<size_t>(geometry.kv_heads) * static_cast<size_t>(geometry.head_width) *
-         static_cast<size_t>(geometry.page_size) * sizeof(uint16_t);
+  const int64_t page_elements =
+      geometry.kv_heads * (HeadPages::key_elements(geometry) + HeadPages::value_elements(geometry));
+  return static_cast<size_t>(geometry.layers) * static_cast<size_t>(geometry.pages) *
+         static_cast<size_t>(page_elements) * sizeof(uint16_t);
 }
 
 void store_kv(CpuContext& context, const TensorView& keys, const TensorView& values,
