@@ -18,11 +18,13 @@ Status wrong(const std::string& field, std::string_view wanted) {
 }
 
 Status read(const std::string& field, const Json& value, int32_t& out) {
-  constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
-  if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > kMax) ||
-      value.get<int64_t>() > kMax || value.get<int64_t>() < std::numeric_limits<int32_t>::min()) {
-    return wrong(field, "a whole number of 32 bits");
-  }
+  // A number without a sign is unsigned to the parser, one with a sign is not.
+  constexpr uint64_t kMax = std::numeric_limits<int32_t>::max();
+  constexpr int64_t kMin = std::numeric_limits<int32_t>::min();
+  const bool fits = value.is_number_unsigned()  ? value.get<uint64_t>() <= kMax
+                    : value.is_number_integer() ? value.get<int64_t>() >= kMin
+                                                : false;
+  if (!fits) return wrong(field, "a whole number of 32 bits");
   out = static_cast<int32_t>(value.get<int64_t>());
   return {};
 }

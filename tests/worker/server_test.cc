@@ -69,6 +69,8 @@ TEST(Server, GeneratedLogprobsEqualScoredOnesBitForBit) {
     ASSERT_TRUE(score.is_ok()) << score.status().to_string();
     const std::vector<float> tail(score->logprobs.end() - 24, score->logprobs.end());
     EXPECT_BITS_EQ(completion.logprobs, tail, "sample " + std::to_string(i));
+    // Temperature 1 and nothing masked: the distribution that was drawn from is the raw one.
+    EXPECT_BITS_EQ(completion.processed_logprobs, tail, "sample " + std::to_string(i));
     EXPECT_EQ(score->weights_digest, completion.versions.at(0).weights_digest);
   }
 }
@@ -132,8 +134,11 @@ TEST(Server, RequestIdInFlightCantBeUsedAgain) {
   RawClient client(worker.endpoint());
   client.hello();
   const ipc::Frames first = ipc::encode(generate({1, 2}, 200, 1), 77);
+  worker.backend().hold();
   ASSERT_TRUE(client.send_frames(first).is_ok());
+  worker.backend().wait_until_held();
   ASSERT_TRUE(client.send_frames(first).is_ok());
+  worker.release();
   const auto refused = client.next_answer();
   ASSERT_TRUE(refused.is_ok());
   EXPECT_EQ(refused->header.request_id, 77u);
@@ -152,9 +157,11 @@ TEST(Server, FullWorkerAnswersExhausted) {
   client.hello();
   expect_error(client.call<ipc::GenerateReply>(generate({1}, 4, 1, 9)).status(), Code::exhausted,
                "queue");
-  std::vector<uint64_t> ids;
-  for (uint64_t i = 0; i < 3; i++) ids.push_back(client.post(generate({1}, 200, i)));
-  expect_error(client.call<ipc::GenerateReply>(generate({1}, 4, 1)).status(), Code::exhausted,
+  std::vector<uint64_t> ids{worker.post_and_hold(client, generate({1}, 250, 0))};
+  for (uint64_t i = 1; i < 3; i++) ids.push_back(client.post(generate({1}, 250, i)));
+  const uint64_t one_too_many = client.post(generate({1}, 4, 1));
+  worker.release();
+  expect_error(client.take<ipc::GenerateReply>(one_too_many).status(), Code::exhausted,
                "unanswered");
   for (const uint64_t id : ids) EXPECT_TRUE(client.take<ipc::GenerateReply>(id).is_ok());
 }
@@ -163,8 +170,9 @@ TEST(Server, CancelledRequestIsAnsweredWithWhatItHas) {
   LocalWorker worker;
   RawClient client(worker.endpoint());
   client.hello();
-  const uint64_t id = client.post(generate({1, 2, 3}, 250, 5, 2));
+  const uint64_t id = worker.post_and_hold(client, generate({1, 2, 3}, 250, 5, 2));
   const uint64_t cancel = client.post(ipc::Cancel{id});
+  worker.release();
   const auto cancelled = client.take<ipc::CancelReply>(cancel);
   ASSERT_TRUE(cancelled.is_ok()) << cancelled.status().to_string();
   EXPECT_TRUE(cancelled->found);
@@ -197,6 +205,7 @@ TEST(Server, SilentClientLosesItsRequestsAndNobodyElses) {
   {
     RawClient silent(worker.endpoint());
     silent.hello();
+    worker.backend().slow_down(milliseconds(2));  // all of it would take minutes
     for (uint64_t i = 0; i < 400; i++) silent.post(generate({1, 2, 3}, 500, i));
     EXPECT_TRUE(eventually([&] { return watcher.status().running > 0; }));
     EXPECT_TRUE(eventually([&] { return watcher.status().clients == 1; }));
@@ -256,9 +265,12 @@ TEST(Server, DrainFinishesWhatRunsAndRefusesWhatIsNew) {
   LocalWorker worker({}, {.max_context = 512, .max_running = 2});
   RawClient client(worker.endpoint());
   client.hello();
-  const uint64_t id = client.post(generate({1, 2, 3}, 500, 5, 4));
-  ASSERT_TRUE(eventually([&] { return client.status().running > 0; }));
+  RawClient waiting(worker.endpoint());
+  waiting.hello();
+  const uint64_t id = worker.post_and_hold(waiting, generate({1, 2, 3}, 500, 5, 4));
   worker.server().drain();
+  worker.backend().slow_down(milliseconds(1));
+  worker.backend().release();
   ASSERT_TRUE(eventually([&] { return client.status().draining; }));
   expect_error(client.call<ipc::GenerateReply>(generate({1}, 4, 1)).status(), Code::exhausted,
                "draining");
@@ -266,7 +278,7 @@ TEST(Server, DrainFinishesWhatRunsAndRefusesWhatIsNew) {
                "draining");
   expect_error(client.call<ipc::UpdateReady>(ipc::UpdateBegin{}).status(), Code::exhausted,
                "draining");
-  const auto reply = client.take<ipc::GenerateReply>(id);
+  const auto reply = waiting.take<ipc::GenerateReply>(id);
   ASSERT_TRUE(reply.is_ok()) << reply.status().to_string();
   for (const ipc::Completion& completion : reply->completions) {
     EXPECT_EQ(completion.tokens.size(), 500u);
@@ -287,8 +299,8 @@ TEST(Server, StopDoesNotWaitForRequests) {
   LocalWorker worker({}, {.max_context = 512, .max_step_tokens = 1, .max_running = 1});
   RawClient client(worker.endpoint());
   client.hello();
+  worker.backend().slow_down(milliseconds(1));  // all of it would take minutes
   for (uint64_t i = 0; i < 1000; i++) client.post(generate({1, 2, 3}, 500, i));
-  ASSERT_TRUE(eventually([&] { return worker.is_running(); }));
   worker.server().drain();
   worker.server().stop();
   EXPECT_TRUE(eventually([&] { return !worker.is_running(); }, milliseconds(5'000)));
@@ -307,8 +319,9 @@ TEST(Server, FailedDeviceIsToldToEverybodyWhoWaitsAndEndsTheLoop) {
   UpdateSteps steps(publisher, worker.config(), 2, 10'000, UpdatePolicy::wait);
   ASSERT_TRUE(steps.begin().is_ok());
   ASSERT_TRUE(steps.send_all().is_ok());
-  const uint64_t group = one.post(generate({1, 2, 3}, 250, 1, 64));
-  ASSERT_TRUE(eventually([&] { return publisher.status().running == 64; }));
+  const uint64_t group = worker.post_and_hold(one, generate({1, 2, 3}, 250, 1, 64));
+  worker.backend().slow_down(milliseconds(5));
+  worker.backend().release();
   const uint64_t commit = steps.post_commit();
   const uint64_t score = other.post(ipc::Score{{1, 2, 3}});
   ASSERT_TRUE(eventually([&] {  // all three have been read

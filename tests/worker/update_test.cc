@@ -280,10 +280,17 @@ TEST_F(WeightUpdate, CommitStandsWhenItsSenderIsGone) {
     UpdateSteps steps(doomed, worker_->config(), 2, 10'000, UpdatePolicy::wait);
     ASSERT_TRUE(steps.begin().is_ok());
     ASSERT_TRUE(steps.send_all().is_ok());
-    running = busy.post(generate({1, 2, 3}, 250, 1, 64));
-    ASSERT_TRUE(eventually([&] { return client_->status().running > 0; }));
+    running = worker_->post_and_hold(busy, generate({1, 2, 3}, 250, 1, 4));
     steps.post_commit();
+    worker_->backend().slow_down(milliseconds(8));  // so that its sender is dropped meanwhile
+    worker_->release();
   }
+  EXPECT_TRUE(eventually([&] {
+    if (!busy.call<ipc::Pong>(ipc::Ping{}).is_ok()) return true;
+    const ipc::StatusReply status = client_->status();
+    return status.clients == 2 && status.update_state == "committing";
+  }));
+  worker_->backend().slow_down(milliseconds(0));
   EXPECT_TRUE(busy.take<ipc::GenerateReply>(running).is_ok());
   EXPECT_TRUE(eventually([&] { return client_->status().weight_version == 2; }));
   EXPECT_EQ(client_->status().update_state, "idle");
@@ -297,11 +304,13 @@ TEST_F(WeightUpdate, CommittedUpdateWaitsForRunningRequestsAndCantBeAborted) {
   UpdateSteps steps = update(2, 10'000, UpdatePolicy::wait);
   ASSERT_TRUE(steps.begin().is_ok());
   ASSERT_TRUE(steps.send_all().is_ok());
-  const uint64_t running = busy.post(generate({1, 2, 3}, 250, 1, 64));
-  ASSERT_TRUE(eventually([&] { return client_->status().running == 64; }));
+  const uint64_t running = worker_->post_and_hold(busy, generate({1, 2, 3}, 250, 1, 64));
   const uint64_t commit = steps.post_commit();
   const uint64_t abort = client_->post(ipc::UpdateAbort{steps.ready.session});
+  ASSERT_TRUE(client_->send_frames(ipc::encode(ipc::Ping{}, commit)).is_ok());
+  worker_->release();
   expect_error(client_->take<ipc::UpdateAborted>(abort).status(), Code::invalid, "committed");
+  expect_error(client_->take<ipc::Pong>(commit).status(), Code::invalid, "in flight already");
   EXPECT_FALSE(segment_exists(steps.ready.segment_name));
   const auto committed = client_->take<ipc::UpdateCommitted>(commit);
   ASSERT_TRUE(committed.is_ok()) << committed.status().to_string();
@@ -345,9 +354,10 @@ TEST_F(WeightUpdate, AbortPolicyEndsRunningRequestsWithWhatTheyHave) {
   UpdateSteps steps = update(2, 10'000, UpdatePolicy::abort);
   ASSERT_TRUE(steps.begin().is_ok());
   ASSERT_TRUE(steps.send_all().is_ok());
-  const uint64_t running = busy.post(generate({1, 2, 3}, 250, 1, 64));
-  ASSERT_TRUE(eventually([&] { return client_->status().running == 64; }));
-  const auto committed = steps.commit();
+  const uint64_t running = worker_->post_and_hold(busy, generate({1, 2, 3}, 250, 1, 64));
+  const uint64_t commit = steps.post_commit();
+  worker_->release();
+  const auto committed = client_->take<ipc::UpdateCommitted>(commit);
   ASSERT_TRUE(committed.is_ok()) << committed.status().to_string();
   const auto reply = busy.take<ipc::GenerateReply>(running);
   ASSERT_TRUE(reply.is_ok()) << reply.status().to_string();

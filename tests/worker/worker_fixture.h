@@ -20,7 +20,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/support/model_fixture.h"
 #include "tests/worker/bridge_fixture.h"
-#include "tests/worker/failing_backend.h"
+#include "tests/worker/controlled_backend.h"
 #include "tests/worker/private_endpoint.h"
 #include "worker/server.h"
 
@@ -39,7 +39,7 @@ class LocalWorker {
     config_ = bridge_tests::tiny_config();
     auto backend = make_cpu_backend({best_cpu_isa(), 1});
     EXPECT_TRUE(backend.is_ok()) << backend.status().to_string();
-    backend_ = std::make_unique<FailingBackend>(std::move(*backend));
+    backend_ = std::make_unique<ControlledBackend>(std::move(*backend));
     auto engine = Engine::create(config_, *backend_, hash_slot(config_, *backend_, kFirstSeed),
                                  engine_limits);
     EXPECT_TRUE(engine.is_ok()) << engine.status().to_string();
@@ -58,6 +58,7 @@ class LocalWorker {
   }
   ~LocalWorker() {
     server_->stop();
+    backend_->release();
     EXPECT_EQ(join().code(), expected_end);
   }
 
@@ -68,16 +69,31 @@ class LocalWorker {
   }
   bool is_running() const { return running_; }
   worker::Server& server() { return *server_; }
-  FailingBackend& backend() { return *backend_; }
+  ControlledBackend& backend() { return *backend_; }
   const ModelConfig& config() const { return config_; }
   std::string endpoint() const { return endpoint_.name(); }
+
+  // Posts a request and returns when its first step stands still: backend().release() lets it go
+  // on.
+  template <class Client>
+  uint64_t post_and_hold(Client& client, const ipc::Generate& request) {
+    backend_->hold();
+    const uint64_t id = client.post(request);
+    backend_->wait_until_held();
+    return id;
+  }
+  // Lets the step go on once what was posted meanwhile has reached the worker's socket.
+  void release() {
+    std::this_thread::sleep_for(milliseconds(50));
+    backend_->release();
+  }
 
   Code expected_end = Code::ok;
 
  private:
   bridge_tests::PrivateEndpoint endpoint_;
   ModelConfig config_;
-  std::unique_ptr<FailingBackend> backend_;
+  std::unique_ptr<ControlledBackend> backend_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<worker::Server> server_;
   Status ended_;

@@ -3,18 +3,40 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
+#include <thread>
 #include <utility>
 
 #include "kernels/backend.h"
 
 namespace exact::worker_tests {
 
-// Hands everything to another backend, until break_now().
-class FailingBackend : public Backend {
+// Hands everything to another backend.
+class ControlledBackend : public Backend {
  public:
-  explicit FailingBackend(std::unique_ptr<Backend> inner) : inner_(std::move(inner)) {}
-  void break_now() { broken_ = true; }
+  explicit ControlledBackend(std::unique_ptr<Backend> inner) : inner_(std::move(inner)) {}
+  ~ControlledBackend() override { release(); }
+
+  void break_now() { broken_ = true; }                              // from now on every step fails
+  void slow_down(std::chrono::milliseconds step) { step_ = step; }  // each takes this much longer
+
+  // The next step stands still until release().
+  void hold() {
+    const std::lock_guard lock(mutex_);
+    held_ = true;
+  }
+  void wait_until_held() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return standing_; });
+  }
+  void release() {
+    const std::lock_guard lock(mutex_);
+    held_ = false;
+    changed_.notify_all();
+  }
 
   std::string_view name() const override { return inner_->name(); }
   int threads() const override { return inner_->threads(); }
@@ -83,13 +105,29 @@ class FailingBackend : public Backend {
     inner_->sample(logits, rows, outcomes);
   }
   Status finish() override {
+    std::this_thread::sleep_for(step_.load());
+    stand_while_held();
     if (broken_) return Status(Code::device, "the device is gone");
     return inner_->finish();
   }
 
  private:
+  void stand_while_held() {
+    std::unique_lock lock(mutex_);
+    if (!held_) return;
+    standing_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return !held_; });
+    standing_ = false;
+  }
+
   std::unique_ptr<Backend> inner_;
   std::atomic<bool> broken_{false};
+  std::atomic<std::chrono::milliseconds> step_{std::chrono::milliseconds(0)};
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool held_ = false;
+  bool standing_ = false;
 };
 
 }  // namespace exact::worker_tests
