@@ -119,7 +119,24 @@ class TaskRunner {
 
   ChainPanel checked_panel(const uint16_t* values, int64_t steps) {
     context_.kernels.find_wild(values, steps, scratch_.wild);
-    return {values, scratch_.wild};
+    return {values, scratch_.wild, nullptr};
+  }
+
+  // Where a key's panel, or a value's columns, lie in the cache.
+  const uint16_t* key_address(int64_t key) const {
+    return pages_.key_panel(page_of(key), key % pages_.page_size);
+  }
+  const uint16_t* value_address(int64_t key, int64_t column) const {
+    return pages_.value_panel(page_of(key), key % pages_.page_size, column);
+  }
+  // What follows the values of keys [.., key) in these columns, when the block ends at `key_end`.
+  const uint16_t* after_values(int64_t first_key, int64_t key, int64_t key_end,
+                               int64_t column) const {
+    if (key < key_end) return value_address(key, column);
+    if (column + kPanelColumns < shape_.head_width) {
+      return value_address(first_key, column + kPanelColumns);
+    }
+    return first_key > 0 ? key_address(first_key - shape_.block) : nullptr;
   }
 
   // Keys [first_key, first_key + 32) as columns; those from `valid` on are zeros: what lies there
@@ -127,13 +144,12 @@ class TaskRunner {
   ChainPanel key_panel(int64_t first_key, int64_t valid) {
     const int64_t steps = shape_.head_width / kChainStep;
     if (valid == kPanelColumns && pages_.key_run == kPanelColumns) {
-      const int64_t slot = first_key % pages_.page_size;
-      return checked_panel(pages_.key_panel(page_of(first_key), slot), steps);
+      return checked_panel(key_address(first_key), steps);
     }
     std::fill_n(scratch_.panel, shape_.head_width * kPanelColumns, uint16_t{0});
     for (int64_t column = 0; column < valid; column += pages_.key_run) {
       const int64_t key = first_key + column;
-      const uint16_t* from = pages_.key_panel(page_of(key), key % pages_.page_size);
+      const uint16_t* from = key_address(key);
       const int64_t columns = std::min(pages_.key_run, valid - column);
       for (int64_t d = 0; d < shape_.head_width; d++) {
         std::copy_n(from + d * pages_.key_run, columns,
@@ -148,8 +164,9 @@ class TaskRunner {
     float* scores = scratch_.scores + first_row * shape_.block;
     std::fill_n(scores, rows * shape_.block, 0.0f);
     for (int64_t column = 0; column < keys; column += kPanelColumns) {
-      const ChainPanel panel =
-          key_panel(first_key + column, std::min<int64_t>(kPanelColumns, keys - column));
+      const int64_t next = column + kPanelColumns;
+      ChainPanel panel = key_panel(first_key + column, std::min(keys, next) - column);
+      panel.next = next < keys ? key_address(first_key + next) : value_address(first_key, 0);
       context_.chain(thread_,
                      scratch_.queries.operands(first_row, rows, 0, scores + column, shape_.block),
                      panel, shape_.head_width / kChainStep);
@@ -178,9 +195,13 @@ class TaskRunner {
       for (int64_t i = 0; i < keys;) {
         const int64_t slot = (first_key + i) % pages_.page_size;
         const int64_t run = std::min(keys - i, pages_.page_size - slot);
-        const uint16_t* values = pages_.value_panel(page_of(first_key + i), slot, column);
+        const uint16_t* values = value_address(first_key + i, column);
         const int64_t steps = run / kChainStep;
-        if (steps > 0) multiply_values(first_row, i, column, checked_panel(values, steps), steps);
+        if (steps > 0) {
+          ChainPanel panel = checked_panel(values, steps);
+          panel.next = after_values(first_key, first_key + i + run, first_key + keys, column);
+          multiply_values(first_row, i, column, panel, steps);
+        }
         const int64_t left = run % kChainStep;  // at the end of the sequence alone
         if (left > 0) {
           const uint16_t* last = values + steps * kChainStep * kPanelColumns;

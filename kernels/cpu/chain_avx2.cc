@@ -22,9 +22,6 @@ namespace {
 
 constexpr unsigned kRoundTowardsZero = 0x6000;  // of MXCSR
 constexpr int kColumns = 16;                    // of a panel, at a time
-// Elements of a panel ahead of the step, into the next block too: what a single row waits for is
-// memory.
-constexpr int kPrefetchAhead = 6 * kChainStep * kPanelColumns;
 constexpr int kHighHalf = static_cast<int>(0xffff0000u);
 constexpr uint32_t kAllLanes = 0xffu;
 
@@ -166,6 +163,7 @@ struct StepRows {
   const uint32_t* exponents[kRows];
   const uint8_t* wild[kRows];
   int64_t k;
+  const uint16_t* next;  // to be fetched
 };
 
 template <int kRows>
@@ -174,7 +172,7 @@ inline void begin_rows(const StepRows<kRows>& rows, const uint16_t* panel,
   __m256i largest[kRows];
 #pragma GCC unroll 16
   for (int i = 0; i < kChainStep; i++) {
-    _mm_prefetch(panel + i * kPanelColumns + kPrefetchAhead, _MM_HINT_T0);
+    _mm_prefetch(rows.next + i * kPanelColumns, _MM_HINT_T0);
     const __m256i field =
         _mm256_and_si256(load(panel + i * kPanelColumns), _mm256_set1_epi16(0x7f80));
 #pragma GCC unroll 2
@@ -255,6 +253,7 @@ template <int kRows>
   const uint16_t* columns = panel.values + column;
   for (int64_t step = 0; step < steps; step++) {
     step_rows.k = step * kChainStep;
+    step_rows.next = panel.next + step * kChainStep * kPanelColumns;
     chain_step<kRows>(step_rows, columns, panel.wild[step] != 0, accumulators);
     columns += kChainStep * kPanelColumns;
   }

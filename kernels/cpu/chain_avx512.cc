@@ -153,6 +153,7 @@ struct StepRows {
   const uint32_t* exponents[kRows];
   const uint8_t* wild[kRows];
   int64_t k;
+  const uint16_t* next;  // to be fetched
 };
 
 template <int kRows>
@@ -161,6 +162,7 @@ inline void begin_rows(const StepRows<kRows>& rows, const uint16_t* panel,
   __m512i largest[kRows];
 #pragma GCC unroll 16
   for (int i = 0; i < kChainStep; i++) {
+    _mm_prefetch(rows.next + i * kPanelColumns, _MM_HINT_T0);
     const __m512i field =
         _mm512_and_si512(_mm512_loadu_si512(panel + i * kPanelColumns), _mm512_set1_epi16(0x7f80));
 #pragma GCC unroll 4
@@ -239,6 +241,7 @@ void chain_rows(const ChainRows& rows, int64_t first, const ChainPanel& panel, i
   const uint16_t* columns = panel.values;
   for (int64_t step = 0; step < steps; step++) {
     step_rows.k = step * kChainStep;
+    step_rows.next = panel.next + step * kChainStep * kPanelColumns;
     chain_step<kRows>(step_rows, columns, panel.wild[step] != 0, accumulators);
     columns += kChainStep * kPanelColumns;
   }

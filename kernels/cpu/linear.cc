@@ -11,6 +11,9 @@ namespace {
 constexpr int64_t kRowBlock = 128;
 // Elements of a chain that are multiplied at a time, for all rows: 16 KiB of a panel.
 constexpr int64_t kChainBlock = 256;
+// Steps ahead of a chain that its panel is fetched, into the next block and panel too: what a
+// single row waits for is memory.
+constexpr int64_t kFetchAhead = 12;
 
 // The addresses inside packed weights.
 struct PackedPanels {
@@ -35,8 +38,9 @@ void multiply_panel(CpuContext& context, int thread, const WidenedRows& x, int64
   std::fill_n(sums, row_count * kPanelColumns, 0.0f);
   for (int64_t k = 0; k < packed.k_count; k += kChainBlock) {
     const int64_t size = std::min(kChainBlock, packed.k_count - k);
-    const ChainPanel panel{packed.panel_values(index) + k * kPanelColumns,
-                           packed.panel_wild(index) + k / kChainStep};
+    const uint16_t* values = packed.panel_values(index) + k * kPanelColumns;
+    const ChainPanel panel{values, packed.panel_wild(index) + k / kChainStep,
+                           values + kFetchAhead * kChainStep * kPanelColumns};
     context.chain(thread, x.operands(0, row_count, k, sums, kPanelColumns), panel,
                   size / kChainStep);
   }
