@@ -119,7 +119,7 @@ class TaskRunner {
 
   ChainPanel checked_panel(const uint16_t* values, int64_t steps) {
     context_.kernels.find_wild(values, steps, scratch_.wild);
-    return {values, scratch_.wild, nullptr};
+    return {values, scratch_.wild, values};
   }
 
   // Where a key's panel, or a value's columns, lie in the cache.
@@ -129,14 +129,15 @@ class TaskRunner {
   const uint16_t* value_address(int64_t key, int64_t column) const {
     return pages_.value_panel(page_of(key), key % pages_.page_size, column);
   }
-  // What follows the values of keys [.., key) in these columns, when the block ends at `key_end`.
+  // What follows the values of keys [.., key) in these columns, when the block ends at `key_end`:
+  // more values, other columns, the keys of the block below; in the end the first key's again.
   const uint16_t* after_values(int64_t first_key, int64_t key, int64_t key_end,
                                int64_t column) const {
     if (key < key_end) return value_address(key, column);
     if (column + kPanelColumns < shape_.head_width) {
       return value_address(first_key, column + kPanelColumns);
     }
-    return first_key > 0 ? key_address(first_key - shape_.block) : nullptr;
+    return key_address(first_key > 0 ? first_key - shape_.block : 0);
   }
 
   // Keys [first_key, first_key + 32) as columns; those from `valid` on are zeros: what lies there

@@ -53,7 +53,7 @@ struct ChainRows {
 struct ChainPanel {
   const uint16_t* values = nullptr;
   const uint8_t* wild = nullptr;  // a step with a value that is not tame
-  // What will be multiplied next, if known: fetched meanwhile, as much as this panel's steps take.
+  // What will be multiplied next: fetched meanwhile, as much as this panel's steps take. Not null.
   const uint16_t* next = nullptr;
 };
 

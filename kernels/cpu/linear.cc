@@ -39,8 +39,10 @@ void multiply_panel(CpuContext& context, int thread, const WidenedRows& x, int64
   for (int64_t k = 0; k < packed.k_count; k += kChainBlock) {
     const int64_t size = std::min(kChainBlock, packed.k_count - k);
     const uint16_t* values = packed.panel_values(index) + k * kPanelColumns;
+    const int64_t ahead = std::min(kFetchAhead * kChainStep,
+                                   (packed.panel_count - index) * packed.k_count - k - size);
     const ChainPanel panel{values, packed.panel_wild(index) + k / kChainStep,
-                           values + kFetchAhead * kChainStep * kPanelColumns};
+                           values + ahead * kPanelColumns};
     context.chain(thread, x.operands(0, row_count, k, sums, kPanelColumns), panel,
                   size / kChainStep);
   }
@@ -49,10 +51,10 @@ void multiply_panel(CpuContext& context, int thread, const WidenedRows& x, int64
 }  // namespace
 
 size_t packed_bytes(int64_t out_features, int64_t in_features) {
-  const PackedPanels packed(out_features, in_features, nullptr);
-  const int64_t elements = packed.panel_count * packed.k_count * kPanelColumns;
-  return static_cast<size_t>(elements) * sizeof(uint16_t) +
-         static_cast<size_t>(packed.panel_count * (packed.k_count / kChainStep));
+  const int64_t panel_count = piece_count(out_features, kPanelColumns);
+  const int64_t k_count = round_up(in_features, kChainStep);
+  return static_cast<size_t>(panel_count * k_count * kPanelColumns) * sizeof(uint16_t) +
+         static_cast<size_t>(panel_count * (k_count / kChainStep));
 }
 
 void pack_weight(CpuContext& context, const TensorView& weight, uint16_t* storage) {
