@@ -20,7 +20,7 @@
 #include "kernels/contract/hash_init.h"
 #include "tests/engine/memory_backend.h"
 #include "tests/engine/small_models.h"
-#include "tests/engine/temporary_directory.h"
+#include "tests/support/temporary_directory.h"
 
 namespace exact {
 namespace {

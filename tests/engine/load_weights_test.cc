@@ -14,7 +14,7 @@
 #include "engine/weights.h"
 #include "tests/engine/memory_backend.h"
 #include "tests/engine/small_models.h"
-#include "tests/engine/temporary_directory.h"
+#include "tests/support/temporary_directory.h"
 
 namespace exact {
 namespace {

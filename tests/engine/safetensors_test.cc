@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "engine/safetensors_header.h"
-#include "tests/engine/temporary_directory.h"
+#include "tests/support/temporary_directory.h"
 
 namespace exact {
 namespace {

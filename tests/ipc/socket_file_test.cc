@@ -20,7 +20,7 @@
 #include "ipc/socket.h"
 #include "tests/ipc/child_process.h"
 #include "tests/ipc/random.h"
-#include "tests/ipc/temporary_directory.h"
+#include "tests/support/temporary_directory.h"
 
 namespace exact::ipc {
 namespace {

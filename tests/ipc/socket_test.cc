@@ -15,7 +15,7 @@
 #include <vector>
 #include <zmq.hpp>
 
-#include "tests/ipc/temporary_directory.h"
+#include "tests/support/temporary_directory.h"
 
 namespace exact::ipc {
 namespace {

@@ -14,7 +14,7 @@ namespace exact {
 class TemporaryDirectory {
  public:
   TemporaryDirectory() {
-    std::string pattern = testing::TempDir() + "/exact-test-XXXXXX";
+    std::string pattern = (std::filesystem::temp_directory_path() / "exact-test-XXXXXX").string();
     EXPECT_NE(::mkdtemp(pattern.data()), nullptr) << pattern;
     path_ = pattern;
   }
