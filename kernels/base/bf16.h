@@ -8,7 +8,9 @@
 // AVX-512 must never lend its copy to one that runs without.
 #if defined(__CUDACC__)
 #define EXACT_HD __host__ __device__ __forceinline__ static
+#define EXACT_HD_MEMBER __host__ __device__ __forceinline__
 #else
+#define EXACT_HD_MEMBER inline
 #define EXACT_HD [[gnu::always_inline, maybe_unused]] static inline
 #endif
 
