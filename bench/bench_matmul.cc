@@ -67,7 +67,7 @@ std::vector<LinearWeight> make_weights(Backend& backend, const Shape& shape) {
   std::vector<LinearWeight> weights(count);
   for (LinearWeight& weight : weights) {
     const TensorView view(host.data(), DType::bf16, shape.out_features, shape.in_features);
-    if (const Status status = backend.pack_linear(view, weight); !status.is_ok()) {
+    if (const Status status = backend.pack_whole(view, weight); !status.is_ok()) {
       fail(status.to_string());
     }
   }

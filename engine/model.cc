@@ -15,6 +15,7 @@ Result<std::unique_ptr<Model>> Model::create(const ModelConfig& config, Backend&
   if (config.head_norm) EXACT_RETURN_IF_ERROR(contract::check_norm_width(config.head_width));
   EXACT_RETURN_IF_ERROR(backend.supports_linear(query_width, width));
   EXACT_RETURN_IF_ERROR(backend.supports_linear(kv_width, width));
+  EXACT_RETURN_IF_ERROR(backend.supports_linear(query_width + 2 * kv_width, width));
   EXACT_RETURN_IF_ERROR(backend.supports_linear(width, query_width));
   EXACT_RETURN_IF_ERROR(backend.supports_linear(feed_forward, width));
   EXACT_RETURN_IF_ERROR(backend.supports_linear(width, feed_forward));
@@ -32,7 +33,7 @@ Status Model::allocate() {
   const int64_t query_width = int64_t{config_.query_heads} * config_.head_width;
   const int64_t kv_width = int64_t{config_.kv_heads} * config_.head_width;
   const auto take = [&](Buffer& buffer, int64_t columns) -> Status {
-    auto memory = backend_.allocate(static_cast<size_t>(limits_.max_rows * columns) * 2);
+    auto memory = backend_.allocate(static_cast<size_t>(max_rows_ * columns) * 2);
     if (!memory.is_ok()) return memory.status();
     buffer = std::move(memory).value();
     return {};
@@ -40,11 +41,10 @@ Status Model::allocate() {
   for (Buffer* buffer : {&hidden_, &normed_, &projected_, &logit_hidden_}) {
     EXACT_RETURN_IF_ERROR(take(*buffer, config_.width));
   }
-  for (Buffer* buffer : {&query_, &attended_}) EXACT_RETURN_IF_ERROR(take(*buffer, query_width));
-  for (Buffer* buffer : {&key_, &value_}) EXACT_RETURN_IF_ERROR(take(*buffer, kv_width));
-  for (Buffer* buffer : {&gate_, &up_}) {
-    EXACT_RETURN_IF_ERROR(take(*buffer, config_.feed_forward_width));
-  }
+  EXACT_RETURN_IF_ERROR(take(qkv_, query_width + 2 * kv_width));
+  EXACT_RETURN_IF_ERROR(take(attended_, query_width));
+  EXACT_RETURN_IF_ERROR(take(gate_up_, 2 * int64_t{config_.feed_forward_width}));
+  EXACT_RETURN_IF_ERROR(take(activated_, config_.feed_forward_width));
   return take(logits_, config_.vocabulary);
 }
 
@@ -74,82 +74,90 @@ void Model::linear(const TensorView& x, const LinearWeight& weight, const Buffer
   backend_.linear(x, weight, &bias_view, out);
 }
 
-void Model::forward(const ModelWeights& weights, const StepInput& step, KvCache& cache) {
+void Model::forward(const ModelWeights& weights, const StepRows& step, KvCache& cache) {
   const auto rows = static_cast<int64_t>(step.ids.size());
   EXACT_CHECK(rows > 0 && rows <= limits_.max_rows, "a step with no rows or too many");
   EXACT_CHECK(step.positions.size() == step.ids.size(), "every row has a position");
-  const TensorView hidden = hidden_.view(DType::bf16, rows, config_.width);
-  const TensorView normed = normed_.view(DType::bf16, rows, config_.width);
+  rows_ = backend_.begin_step(step);
+  EXACT_CHECK(rows_ >= rows && rows_ <= max_rows_, "padding beyond the activations");
+  if (tap_) return run_layers(weights, cache);  // a tap reads what lies between
+  const uint64_t key[] = {identity_, weights.identity,
+                          reinterpret_cast<uintptr_t>(cache.storage.data())};
+  backend_.run_recorded(key, [&] { run_layers(weights, cache); });
+}
 
-  backend_.embed(step.ids, weights.embedding.view(DType::bf16, config_.vocabulary, config_.width),
-                 hidden);
+void Model::run_layers(const ModelWeights& weights, KvCache& cache) {
+  const TensorView hidden = hidden_.view(DType::bf16, rows_, config_.width);
+  const TensorView normed = normed_.view(DType::bf16, rows_, config_.width);
+  const TensorView projected = projected_.view(DType::bf16, rows_, config_.width);
+  const auto norm = [&](const Buffer& weight) { return norm_weight(weight, config_.width); };
+
+  backend_.embed(weights.embedding.view(DType::bf16, config_.vocabulary, config_.width), hidden);
+  if (tap_) tap_(0, hidden);
+  backend_.rms_norm(hidden, norm(weights.layers[0].input_norm), config_.norm_epsilon,
+                    config_.norm_form, normed);
   for (int32_t layer = 0; layer < config_.layers; layer++) {
-    const LayerWeights& layer_weights = weights.layers[static_cast<size_t>(layer)];
-    if (tap_) tap_(layer, hidden);
-    attention_block(layer_weights, layer, step, cache);
-    feed_forward_block(layer_weights, rows);
+    const LayerWeights& own = weights.layers[static_cast<size_t>(layer)];
+    attention_block(own, layer, cache);
+    backend_.add_rms_norm(hidden, projected, norm(own.post_norm), config_.norm_epsilon,
+                          config_.norm_form, normed);
+    feed_forward_block(own);
+    const bool last = layer + 1 == config_.layers;
+    const Buffer& next_norm =
+        last ? weights.final_norm : weights.layers[static_cast<size_t>(layer) + 1].input_norm;
+    backend_.add_rms_norm(hidden, projected, norm(next_norm), config_.norm_epsilon,
+                          config_.norm_form, normed);
+    if (tap_) tap_(layer + 1, last ? normed : hidden);
   }
-  backend_.rms_norm(hidden, norm_weight(weights.final_norm, config_.width), config_.norm_epsilon,
-                    config_.norm_form, normed);
-  if (tap_) tap_(config_.layers, normed);
 }
 
-// hidden += o_proj(attention(rope(q_proj(norm(hidden))), ...))
-void Model::attention_block(const LayerWeights& layer, int32_t layer_index, const StepInput& step,
-                            KvCache& cache) {
-  const auto rows = static_cast<int64_t>(step.ids.size());
+// projected = o_proj(attention(rope(q_proj(normed)), ...))
+void Model::attention_block(const LayerWeights& layer, int32_t layer_index, KvCache& cache) {
   const int64_t head_width = config_.head_width;
-  const TensorView hidden = hidden_.view(DType::bf16, rows, config_.width);
-  const TensorView normed = normed_.view(DType::bf16, rows, config_.width);
-  const TensorView projected = projected_.view(DType::bf16, rows, config_.width);
-  const TensorView query = query_.view(DType::bf16, rows, config_.query_heads * head_width);
-  const TensorView attended = attended_.view(DType::bf16, rows, config_.query_heads * head_width);
-  const TensorView key = key_.view(DType::bf16, rows, config_.kv_heads * head_width);
-  const TensorView value = value_.view(DType::bf16, rows, config_.kv_heads * head_width);
-  const TensorView cos_sin = rope_table_.view(DType::bf16, limits_.max_context, 2 * head_width);
+  const int64_t query_width = config_.query_heads * head_width;
+  const int64_t kv_width = config_.kv_heads * head_width;
+  const TensorView qkv = qkv_.view(DType::bf16, rows_, query_width + 2 * kv_width);
+  const TensorView query = qkv.slice_columns(0, query_width);
+  const TensorView key = qkv.slice_columns(query_width, kv_width);
+  const TensorView value = qkv.slice_columns(query_width + kv_width, kv_width);
+  const TensorView attended = attended_.view(DType::bf16, rows_, query_width);
 
-  backend_.rms_norm(hidden, norm_weight(layer.input_norm, config_.width), config_.norm_epsilon,
-                    config_.norm_form, normed);
-  linear(normed, layer.query, layer.query_bias, query);
-  linear(normed, layer.key, layer.key_bias, key);
-  linear(normed, layer.value, layer.value_bias, value);
-
-  const TensorView query_norm =
-      config_.head_norm ? norm_weight(layer.query_norm, head_width) : TensorView();
-  const TensorView key_norm =
-      config_.head_norm ? norm_weight(layer.key_norm, head_width) : TensorView();
-  backend_.rope(query, step.positions, cos_sin, config_.head_norm ? &query_norm : nullptr,
-                config_.norm_epsilon, config_.norm_form);
-  backend_.rope(key, step.positions, cos_sin, config_.head_norm ? &key_norm : nullptr,
-                config_.norm_epsilon, config_.norm_form);
-
-  backend_.store_kv(key, value, step.chunks, layer_index, cache);
-  backend_.attention(query, cache, step.chunks, layer_index, attended);
-  linear(attended, layer.output, layer.output_bias, projected);
-  backend_.add(hidden, projected);
+  linear(normed_.view(DType::bf16, rows_, config_.width), layer.qkv, layer.qkv_bias, qkv);
+  RopeParameters rope;
+  rope.cos_sin = rope_table_.view(DType::bf16, limits_.max_context, 2 * head_width);
+  rope.epsilon = config_.norm_epsilon;
+  rope.form = config_.norm_form;
+  TensorView query_norm, key_norm;
+  if (config_.head_norm) {
+    query_norm = norm_weight(layer.query_norm, head_width);
+    key_norm = norm_weight(layer.key_norm, head_width);
+    rope.query_norm = &query_norm;
+    rope.key_norm = &key_norm;
+  }
+  backend_.rope_store_kv(query, key, value, rope, layer_index, cache);
+  backend_.attention(query, cache, layer_index, attended);
+  linear(attended, layer.output, layer.output_bias,
+         projected_.view(DType::bf16, rows_, config_.width));
 }
 
-// hidden += down_proj(silu(gate_proj(norm(hidden))) * up_proj(norm(hidden)))
-void Model::feed_forward_block(const LayerWeights& layer, int64_t rows) {
-  const TensorView hidden = hidden_.view(DType::bf16, rows, config_.width);
-  const TensorView normed = normed_.view(DType::bf16, rows, config_.width);
-  const TensorView projected = projected_.view(DType::bf16, rows, config_.width);
-  const TensorView gate = gate_.view(DType::bf16, rows, config_.feed_forward_width);
-  const TensorView up = up_.view(DType::bf16, rows, config_.feed_forward_width);
+// projected = down_proj(silu(gate_proj(normed)) * up_proj(normed))
+void Model::feed_forward_block(const LayerWeights& layer) {
+  const int64_t width = config_.feed_forward_width;
+  const TensorView gate_up = gate_up_.view(DType::bf16, rows_, 2 * width);
+  const TensorView activated = activated_.view(DType::bf16, rows_, width);
 
-  backend_.rms_norm(hidden, norm_weight(layer.post_norm, config_.width), config_.norm_epsilon,
-                    config_.norm_form, normed);
-  linear(normed, layer.gate, layer.gate_bias, gate);
-  linear(normed, layer.up, layer.up_bias, up);
-  backend_.silu_mul(gate, up, gate);
-  linear(gate, layer.down, layer.down_bias, projected);
-  backend_.add(hidden, projected);
+  linear(normed_.view(DType::bf16, rows_, config_.width), layer.gate_up, layer.gate_up_bias,
+         gate_up);
+  backend_.silu_mul(gate_up.slice_columns(0, width), gate_up.slice_columns(width, width),
+                    activated);
+  linear(activated, layer.down, layer.down_bias,
+         projected_.view(DType::bf16, rows_, config_.width));
 }
 
 TensorView Model::logits(const ModelWeights& weights, std::span<const int64_t> rows) {
   const auto count = static_cast<int64_t>(rows.size());
   EXACT_CHECK(count > 0 && count <= limits_.max_rows, "logits of no rows or too many");
-  const TensorView normed = normed_.view(DType::bf16, limits_.max_rows, config_.width);
+  const TensorView normed = normed_.view(DType::bf16, rows_, config_.width);
   const TensorView wanted = logit_hidden_.view(DType::bf16, count, config_.width);
   const TensorView out = logits_.view(DType::bf16, count, config_.vocabulary);
   backend_.gather_rows(normed, rows, wanted);

@@ -18,13 +18,6 @@ struct ModelLimits {
   int32_t max_context = 0;  // positions of one sequence
 };
 
-// What one step computes. Row t is token ids[t] at positions[t]; the chunks say whose it is.
-struct StepInput {
-  std::span<const int32_t> ids;
-  std::span<const int32_t> positions;
-  std::span<const SequenceChunk> chunks;
-};
-
 // Sees (T, D) hidden states as they are computed: `layer` 0 .. L - 1 is the input of that layer, L
 // is the output of the final norm (Hugging Face's output_hidden_states).
 using HiddenTap = std::function<void(int32_t layer, const TensorView& hidden)>;
@@ -36,7 +29,7 @@ class Model {
                                                const ModelLimits& limits);
 
   // Enqueues the layers; keys and values go to `cache`. The normed hidden states stay for logits().
-  void forward(const ModelWeights& weights, const StepInput& step, KvCache& cache);
+  void forward(const ModelWeights& weights, const StepRows& step, KvCache& cache);
   // Logits (rows.size(), V) of the last forward's rows. Valid until the next call.
   TensorView logits(const ModelWeights& weights, std::span<const int64_t> rows);
 
@@ -44,12 +37,16 @@ class Model {
 
  private:
   Model(const ModelConfig& config, Backend& backend, const ModelLimits& limits)
-      : config_(config), backend_(backend), limits_(limits) {}
+      : config_(config),
+        backend_(backend),
+        limits_(limits),
+        max_rows_(backend.padded_rows(limits.max_rows)),
+        identity_(backend.new_identity()) {}
   Status allocate();
   Status build_rope_table();
-  void attention_block(const LayerWeights& layer, int32_t layer_index, const StepInput& step,
-                       KvCache& cache);
-  void feed_forward_block(const LayerWeights& layer, int64_t rows);
+  void run_layers(const ModelWeights& weights, KvCache& cache);
+  void attention_block(const LayerWeights& layer, int32_t layer_index, KvCache& cache);
+  void feed_forward_block(const LayerWeights& layer);
   void linear(const TensorView& x, const LinearWeight& weight, const Buffer& bias,
               const TensorView& out);
   TensorView norm_weight(const Buffer& weight, int64_t width) const;
@@ -57,12 +54,16 @@ class Model {
   ModelConfig config_;
   Backend& backend_;
   ModelLimits limits_;
+  int64_t max_rows_;   // limits_.max_rows, with the backend's padding
+  uint64_t identity_;  // of the activations' memory
   HiddenTap tap_;
+  int64_t rows_ = 0;                    // of the step in hand, with padding
   Buffer rope_table_;                   // (max_context, 2 E)
   Buffer hidden_, normed_, projected_;  // (T, D)
-  Buffer query_, attended_;             // (T, H E)
-  Buffer key_, value_;                  // (T, G E)
-  Buffer gate_, up_;                    // (T, F)
+  Buffer qkv_;                          // (T, H E + 2 G E)
+  Buffer attended_;                     // (T, H E)
+  Buffer gate_up_;                      // (T, 2 F)
+  Buffer activated_;                    // (T, F)
   Buffer logit_hidden_;                 // (T, D), the rows that want logits
   Buffer logits_;                       // (T, V)
 };

@@ -14,12 +14,14 @@
 namespace exact {
 
 struct LayerWeights {
-  Buffer input_norm, post_norm;                          // (1, D)
-  Buffer query_norm, key_norm;                           // (1, E), qwen3
-  LinearWeight query, key, value, output;                // (H E, D) (G E, D) (G E, D) (D, H E)
-  LinearWeight gate, up, down;                           // (F, D) (F, D) (D, F)
-  Buffer query_bias, key_bias, value_bias, output_bias;  // (1, out_features), if there
-  Buffer gate_bias, up_bias, down_bias;
+  Buffer input_norm, post_norm;  // (1, D)
+  Buffer query_norm, key_norm;   // (1, E), qwen3
+  // Matrices with the same input lie in one: a chain has no neighbours, so its bits are the same.
+  LinearWeight qkv;                                       // query, key, value: (H E + 2 G E, D)
+  LinearWeight output;                                    // (D, H E)
+  LinearWeight gate_up;                                   // (2 F, D)
+  LinearWeight down;                                      // (D, F)
+  Buffer qkv_bias, output_bias, gate_up_bias, down_bias;  // (1, out_features), if there
 };
 
 struct ModelWeights {
@@ -27,6 +29,7 @@ struct ModelWeights {
   Buffer final_norm;     // (1, D)
   LinearWeight lm_head;  // (V, D); with tied embeddings, packed from the embedding
   std::vector<LayerWeights> layers;
+  uint64_t identity = 0;  // of this memory, by Backend::new_identity; the contents may change
 };
 
 // Fills one ModelWeights. Tensors come in any order, the bytes of each in ascending order; one
@@ -52,6 +55,8 @@ class WeightSlot {
 
  private:
   Status place(const TensorSpec& spec, std::span<const std::byte> bytes);
+  Status pack(const TensorView& host, int64_t first_row, int64_t out_features,
+              LinearWeight& weight);
 
   ModelConfig config_;
   Backend& backend_;

@@ -8,9 +8,12 @@
 // Spans and views handed to an operation must live until then. Shapes are the caller's promise:
 // a wrong one is a bug and is checked. Inputs outside the contract are refused earlier, by the
 // supports_* functions, with a sentence that names what is wrong.
+//
+// A step is announced once, by begin_step; the operations on its rows then know whose they are.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -53,6 +56,23 @@ struct SequenceChunk {
   std::span<const int32_t> pages;
 };
 
+// The rows of a step: row t is token ids[t] at positions[t]; the chunks say whose it is.
+struct StepRows {
+  std::span<const int32_t> ids;
+  std::span<const int32_t> positions;
+  std::span<const SequenceChunk> chunks;
+};
+
+// What rope needs of a model: cos_sin (positions, 2 * E) bf16, cosines, then sines, a row a
+// position. With a head norm (1, E), each head is normalised first (Qwen3).
+struct RopeParameters {
+  TensorView cos_sin;
+  const TensorView* query_norm = nullptr;
+  const TensorView* key_norm = nullptr;
+  float epsilon = 0;
+  NormForm form = NormForm::hf;
+};
+
 // How to draw one token from one row of logits (rules N8, N9).
 struct SampleRow {
   int64_t row = 0;            // of the logits
@@ -83,8 +103,17 @@ class Backend {
   virtual void upload(const TensorView& device, std::span<const std::byte> host) = 0;  // contiguous
   virtual void download(std::span<std::byte> host, const TensorView& device) = 0;
   virtual Result<KvCache> allocate_kv(const KvGeometry& geometry) = 0;
-  // Rearranges host weights (N, K) bf16 into `out`, whose storage is reused when it fits.
-  virtual Status pack_linear(const TensorView& host_weight, LinearWeight& out) = 0;
+  // Makes `out` an (N, K) weight; its storage is kept when it fits. exhausted: no room.
+  virtual Status reserve_linear(int64_t out_features, int64_t in_features, LinearWeight& out) = 0;
+  // Rearranges host weights (n, K) bf16 into rows [first_row, first_row + n) of `out`: matrices
+  // that share their input may lie in one.
+  virtual void pack_linear(const TensorView& host_weight, int64_t first_row, LinearWeight& out) = 0;
+  // A weight that is one matrix.
+  Status pack_whole(const TensorView& host_weight, LinearWeight& out) {
+    EXACT_RETURN_IF_ERROR(reserve_linear(host_weight.rows, host_weight.columns, out));
+    pack_linear(host_weight, 0, out);
+    return {};
+  }
 
   // ---- what the contract covers on this backend: unsupported, by name, or ok
   virtual Status supports_linear(int64_t out_features, int64_t in_features) const = 0;
@@ -92,27 +121,56 @@ class Backend {
                                     int32_t head_width) const = 0;
   virtual Status supports_vocabulary(int64_t vocabulary) const = 0;
 
+  // ---- a step
+  // Says whose rows embed, rope, store_kv and attention work on, until the next call. Returns the
+  // rows that activations shall have: T, or more, where the backend pads; what is computed in
+  // padding rows is nobody's, and changes no other row.
+  virtual int64_t begin_step(const StepRows& step) = 0;
+  // The most that begin_step returns for a step of up to `rows` rows.
+  virtual int64_t padded_rows(int64_t rows) const { return rows; }
+  // Calls `operations`, which calls operations of this backend and nothing else. A backend may
+  // record what they do, and repeat the record instead of calling them when `key` and the shape of
+  // the step come again. The caller promises: equal keys, equal operations on equal memory.
+  virtual void run_recorded(std::span<const uint64_t> key,
+                            const std::function<void()>& operations) {
+    (void)key;
+    operations();
+  }
+  // A number that this backend has not given out before: a part of such a key.
+  virtual uint64_t new_identity() { return ++last_identity_; }
+
   // ---- operations
   // out[t, :] = table[ids[t], :]                         table (V, D), out (T, D)
-  virtual void embed(std::span<const int32_t> ids, const TensorView& table,
-                     const TensorView& out) = 0;
+  virtual void embed(const TensorView& table, const TensorView& out) = 0;
   // Rules N2, N3.                                        x, out (T, D); weight (1, D)
   virtual void rms_norm(const TensorView& x, const TensorView& weight, float epsilon, NormForm form,
                         const TensorView& out) = 0;
+  // x += y, then out = rms_norm(x).
+  virtual void add_rms_norm(const TensorView& x, const TensorView& y, const TensorView& weight,
+                            float epsilon, NormForm form, const TensorView& out) {
+    add(x, y);
+    rms_norm(x, weight, epsilon, form, out);
+  }
   // Rule N1. out = x weight^T + bias.                    x (T, K), bias (1, N) or null, out (T, N)
   virtual void linear(const TensorView& x, const LinearWeight& weight, const TensorView* bias,
                       const TensorView& out) = 0;
-  // Rules N2, N4, in place: with `head_norm` (1, E), each head is normalised first (Qwen3).
-  // x (T, heads * E); cos_sin (positions, 2 * E) bf16: cosines, then sines, a row a position.
-  virtual void rope(const TensorView& x, std::span<const int32_t> positions,
-                    const TensorView& cos_sin, const TensorView* head_norm, float epsilon,
-                    NormForm form) = 0;
-  // Writes the chunks' keys and values (T, G * E) into their pages.
-  virtual void store_kv(const TensorView& keys, const TensorView& values,
-                        std::span<const SequenceChunk> chunks, int32_t layer, KvCache& cache) = 0;
+  // Rules N2, N4, in place.                              x (T, heads * E); head_norm (1, E) or null
+  virtual void rope(const TensorView& x, const TensorView& cos_sin, const TensorView* head_norm,
+                    float epsilon, NormForm form) = 0;
+  // Writes the step's keys and values (T, G * E) into their pages.
+  virtual void store_kv(const TensorView& keys, const TensorView& values, int32_t layer,
+                        KvCache& cache) = 0;
+  // rope of query and keys, then store_kv. The keys' tensor is scratch afterwards.
+  virtual void rope_store_kv(const TensorView& query, const TensorView& keys,
+                             const TensorView& values, const RopeParameters& rope_parameters,
+                             int32_t layer, KvCache& cache) {
+    const RopeParameters& p = rope_parameters;
+    rope(query, p.cos_sin, p.query_norm, p.epsilon, p.form);
+    rope(keys, p.cos_sin, p.key_norm, p.epsilon, p.form);
+    store_kv(keys, values, layer, cache);
+  }
   // Rule N5: causal attention of each chunk over its own pages.   query, out (T, H * E)
-  virtual void attention(const TensorView& query, const KvCache& cache,
-                         std::span<const SequenceChunk> chunks, int32_t layer,
+  virtual void attention(const TensorView& query, const KvCache& cache, int32_t layer,
                          const TensorView& out) = 0;
   // Rule N6. out = bf16(silu(gate)) * up.                gate, up, out (T, F)
   virtual void silu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) = 0;
@@ -131,6 +189,9 @@ class Backend {
 
   // Waits for everything above; the first failure since the last call, if any.
   virtual Status finish() = 0;
+
+ private:
+  uint64_t last_identity_ = 0;
 };
 
 }  // namespace exact

@@ -54,6 +54,14 @@ struct TensorView {
     view.rows = count;
     return view;
   }
+  // Columns [begin, begin + count) of every row.
+  TensorView slice_columns(int64_t begin, int64_t count) const {
+    EXACT_CHECK(begin >= 0 && count >= 0 && begin + count <= columns, "slice out of range");
+    TensorView view = *this;
+    view.data = static_cast<std::byte*>(data) + static_cast<size_t>(begin) * dtype_bytes(dtype);
+    view.columns = count;
+    return view;
+  }
 };
 
 // Owns a block of one backend's memory; move-only. The backend that made it frees it.

@@ -24,18 +24,23 @@ Result<KvCache> CpuBackend::allocate_kv(const KvGeometry& geometry) {
   return cache;
 }
 
-Status CpuBackend::pack_linear(const TensorView& host_weight, LinearWeight& out) {
-  EXACT_CHECK(host_weight.rows > 0 && host_weight.columns > 0, "a weight has rows and columns");
-  check_matrix(host_weight, host_weight.rows, host_weight.columns);
-  const size_t bytes = packed_bytes(host_weight.rows, host_weight.columns);
+Status CpuBackend::reserve_linear(int64_t out_features, int64_t in_features, LinearWeight& out) {
+  EXACT_CHECK(out_features > 0 && in_features > 0, "a weight has rows and columns");
+  const size_t bytes = packed_bytes(out_features, in_features);
   if (out.storage.bytes() < bytes) {
     out.storage.reset();
     EXACT_ASSIGN(out.storage, allocate(bytes));
   }
-  out.out_features = host_weight.rows;
-  out.in_features = host_weight.columns;
-  pack_weight(context_, host_weight, static_cast<uint16_t*>(out.storage.data()));
+  out.out_features = out_features;
+  out.in_features = in_features;
   return {};
+}
+
+void CpuBackend::pack_linear(const TensorView& host_weight, int64_t first_row, LinearWeight& out) {
+  check_matrix(host_weight, host_weight.rows, out.in_features);
+  EXACT_CHECK(first_row >= 0 && first_row + host_weight.rows <= out.out_features,
+              "rows outside the weight");
+  pack_weight(context_, host_weight, first_row, out);
 }
 
 }  // namespace cpu

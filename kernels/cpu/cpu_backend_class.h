@@ -79,7 +79,8 @@ class CpuBackend final : public Backend {
   }
 
   Result<KvCache> allocate_kv(const KvGeometry& geometry) override;
-  Status pack_linear(const TensorView& host_weight, LinearWeight& out) override;
+  Status reserve_linear(int64_t out_features, int64_t in_features, LinearWeight& out) override;
+  void pack_linear(const TensorView& host_weight, int64_t first_row, LinearWeight& out) override;
 
   Status supports_linear(int64_t out_features, int64_t in_features) const override {
     return contract::check_linear_shape(out_features, in_features);
@@ -92,17 +93,17 @@ class CpuBackend final : public Backend {
     return contract::check_vocabulary(vocabulary);
   }
 
-  void embed(std::span<const int32_t> ids, const TensorView& table, const TensorView& out) override;
+  int64_t begin_step(const StepRows& step) override;
+  void embed(const TensorView& table, const TensorView& out) override;
   void rms_norm(const TensorView& x, const TensorView& weight, float epsilon, NormForm form,
                 const TensorView& out) override;
   void linear(const TensorView& x, const LinearWeight& weight, const TensorView* bias,
               const TensorView& out) override;
-  void rope(const TensorView& x, std::span<const int32_t> positions, const TensorView& cos_sin,
-            const TensorView* head_norm, float epsilon, NormForm form) override;
-  void store_kv(const TensorView& keys, const TensorView& values,
-                std::span<const SequenceChunk> chunks, int32_t layer, KvCache& cache) override;
-  void attention(const TensorView& query, const KvCache& cache,
-                 std::span<const SequenceChunk> chunks, int32_t layer,
+  void rope(const TensorView& x, const TensorView& cos_sin, const TensorView* head_norm,
+            float epsilon, NormForm form) override;
+  void store_kv(const TensorView& keys, const TensorView& values, int32_t layer,
+                KvCache& cache) override;
+  void attention(const TensorView& query, const KvCache& cache, int32_t layer,
                  const TensorView& out) override;
   void silu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) override;
   void add(const TensorView& x, const TensorView& y) override;
@@ -122,14 +123,14 @@ class CpuBackend final : public Backend {
   void note(Status status) {
     if (failure_.is_ok() && !status.is_ok()) failure_ = std::move(status);
   }
-  void check_chunks(std::span<const SequenceChunk> chunks, int64_t row_count, int32_t layer,
-                    const KvCache& cache) const;
+  void check_step(int64_t row_count, int32_t layer, const KvCache& cache) const;
 
   OperationTimer time(double CpuProfile::*entry) { return {profile_, context_, entry}; }
 
   std::string name_;
   CpuProfile* profile_;
   CpuContext context_;
+  StepRows step_;
   std::vector<AttentionTask> attention_tasks_;
   Status failure_;  // the first since the last finish()
 };

@@ -57,17 +57,29 @@ size_t packed_bytes(int64_t out_features, int64_t in_features) {
          static_cast<size_t>(panel_count * (k_count / kChainStep));
 }
 
-void pack_weight(CpuContext& context, const TensorView& weight, uint16_t* storage) {
-  const PackedPanels packed(weight.rows, weight.columns, storage);
-  context.pool.run(packed.panel_count, [&](int64_t index, int) {
+void pack_weight(CpuContext& context, const TensorView& weight, int64_t first_row,
+                 LinearWeight& out) {
+  const PackedPanels packed(out.out_features, out.in_features, out.storage.data());
+  const int64_t end_row = first_row + weight.rows;
+  const int64_t first_panel = first_row / kPanelColumns;
+  context.pool.run(piece_count(end_row, kPanelColumns) - first_panel, [&](int64_t i, int) {
+    const int64_t index = first_panel + i;
     uint16_t* panel = packed.panel_values(index);
-    std::fill_n(panel, kPanelColumns * packed.k_count, uint16_t{0});
-    const int64_t first = index * kPanelColumns;
-    const int64_t columns = std::min<int64_t>(kPanelColumns, weight.rows - first);
+    // A panel may hold rows of the matrices before and after; columns that belong to none, and the
+    // padding of k, are zero.
+    const int64_t panel_row = index * kPanelColumns;
+    const int64_t begin = std::max(first_row - panel_row, int64_t{0});
+    const int64_t end = std::min<int64_t>(kPanelColumns, end_row - panel_row);
+    const bool last = end_row == out.out_features;
+    for (int64_t j = begin; j < (last ? kPanelColumns : end); j++) {
+      for (int64_t k = j < end ? weight.columns : 0; k < packed.k_count; k++) {
+        panel[k * kPanelColumns + j] = 0;
+      }
+    }
     for (int64_t k_block = 0; k_block < weight.columns; k_block += kPanelColumns) {
       const int64_t k_end = std::min(weight.columns, k_block + kPanelColumns);
-      for (int64_t j = 0; j < columns; j++) {
-        const uint16_t* row = weight.row<const uint16_t>(first + j);
+      for (int64_t j = begin; j < end; j++) {
+        const uint16_t* row = weight.row<const uint16_t>(panel_row + j - first_row);
         for (int64_t k = k_block; k < k_end; k++) panel[k * kPanelColumns + j] = row[k];
       }
     }

@@ -10,7 +10,9 @@ namespace exact::cpu {
 // row 32 p + j of the matrix and what lies beyond N or K is zero; then, a byte for each step of
 // each panel, whether it holds a value that is not tame (chain.h).
 size_t packed_bytes(int64_t out_features, int64_t in_features);
-void pack_weight(CpuContext& context, const TensorView& weight, uint16_t* packed);
+// Packs rows of the matrix from first_row on; the others stay as they are.
+void pack_weight(CpuContext& context, const TensorView& weight, int64_t first_row,
+                 LinearWeight& out);
 
 // out = x weight^T + bias; bias may be null.
 Status linear(CpuContext& context, const TensorView& x, const LinearWeight& weight,

@@ -6,9 +6,15 @@
 
 namespace exact::cpu {
 
-void CpuBackend::embed(std::span<const int32_t> ids, const TensorView& table,
-                       const TensorView& out) {
+int64_t CpuBackend::begin_step(const StepRows& step) {
+  EXACT_CHECK(step.ids.size() == step.positions.size(), "every row has a position");
+  step_ = step;
+  return static_cast<int64_t>(step.ids.size());
+}
+
+void CpuBackend::embed(const TensorView& table, const TensorView& out) {
   const auto timer = time(&CpuProfile::copies);
+  const std::span<const int32_t> ids = step_.ids;
   check_matrix(table, table.rows, table.columns);
   check_matrix(out, static_cast<int64_t>(ids.size()), table.columns);
   for (size_t t = 0; t < ids.size(); t++) {
@@ -54,10 +60,10 @@ void CpuBackend::linear(const TensorView& x, const LinearWeight& weight, const T
   note(cpu::linear(context_, x, weight, b, out));
 }
 
-void CpuBackend::rope(const TensorView& x, std::span<const int32_t> positions,
-                      const TensorView& cos_sin, const TensorView* head_norm, float epsilon,
-                      NormForm form) {
+void CpuBackend::rope(const TensorView& x, const TensorView& cos_sin, const TensorView* head_norm,
+                      float epsilon, NormForm form) {
   const auto timer = time(&CpuProfile::norm_rope);
+  const std::span<const int32_t> positions = step_.positions;
   const int64_t width = cos_sin.columns / 2;
   check_matrix(cos_sin, cos_sin.rows, 2 * width);
   check_matrix(x, static_cast<int64_t>(positions.size()), x.columns);
@@ -74,12 +80,11 @@ void CpuBackend::rope(const TensorView& x, std::span<const int32_t> positions,
   });
 }
 
-void CpuBackend::check_chunks(std::span<const SequenceChunk> chunks, int64_t row_count,
-                              int32_t layer, const KvCache& cache) const {
+void CpuBackend::check_step(int64_t row_count, int32_t layer, const KvCache& cache) const {
   const KvGeometry& geometry = cache.geometry;
   EXACT_CHECK(layer >= 0 && layer < geometry.layers, "a layer outside the cache");
   EXACT_CHECK(cache.storage.bytes() >= kv_bytes(geometry), "a cache without memory");
-  for (const SequenceChunk& chunk : chunks) {
+  for (const SequenceChunk& chunk : step_.chunks) {
     EXACT_CHECK(chunk.first_row >= 0 && chunk.row_count > 0 && chunk.first_position >= 0 &&
                     chunk.first_row + chunk.row_count <= row_count,
                 "a chunk outside the step");
@@ -93,18 +98,17 @@ void CpuBackend::check_chunks(std::span<const SequenceChunk> chunks, int64_t row
   }
 }
 
-void CpuBackend::store_kv(const TensorView& keys, const TensorView& values,
-                          std::span<const SequenceChunk> chunks, int32_t layer, KvCache& cache) {
+void CpuBackend::store_kv(const TensorView& keys, const TensorView& values, int32_t layer,
+                          KvCache& cache) {
   const auto timer = time(&CpuProfile::copies);
   const int64_t width = int64_t{cache.geometry.kv_heads} * cache.geometry.head_width;
   check_matrix(keys, keys.rows, width);
   check_matrix(values, keys.rows, width);
-  check_chunks(chunks, keys.rows, layer, cache);
-  cpu::store_kv(context_, keys, values, chunks, layer, cache);
+  check_step(keys.rows, layer, cache);
+  cpu::store_kv(context_, keys, values, step_.chunks, layer, cache);
 }
 
-void CpuBackend::attention(const TensorView& query, const KvCache& cache,
-                           std::span<const SequenceChunk> chunks, int32_t layer,
+void CpuBackend::attention(const TensorView& query, const KvCache& cache, int32_t layer,
                            const TensorView& out) {
   const auto timer = time(&CpuProfile::attention);
   const int64_t group_width = int64_t{cache.geometry.kv_heads} * cache.geometry.head_width;
@@ -112,8 +116,8 @@ void CpuBackend::attention(const TensorView& query, const KvCache& cache,
   check_matrix(out, query.rows, query.columns);
   EXACT_CHECK(query.columns > 0 && query.columns % group_width == 0,
               "query heads are a multiple of kv heads");
-  check_chunks(chunks, query.rows, layer, cache);
-  note(cpu::attention(context_, query, cache, chunks, layer, attention_tasks_, out));
+  check_step(query.rows, layer, cache);
+  note(cpu::attention(context_, query, cache, step_.chunks, layer, attention_tasks_, out));
 }
 
 void CpuBackend::silu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) {

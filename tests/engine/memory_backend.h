@@ -32,16 +32,21 @@ class MemoryBackend : public Backend {
     EXACT_CHECK(static_cast<size_t>(device.rows * device.columns) * 2 == host.size(), "shapes");
     later_.push_back([=] { std::memcpy(device.data, host.data(), host.size()); });
   }
-  Status pack_linear(const TensorView& host, LinearWeight& out) override {
-    const size_t bytes = static_cast<size_t>(host.rows * host.columns) * 2;
+  Status reserve_linear(int64_t out_features, int64_t in_features, LinearWeight& out) override {
+    const size_t bytes = static_cast<size_t>(out_features * in_features) * 2;
     if (out.storage.bytes() < bytes) {
       EXACT_ASSIGN(out.storage, allocate(bytes));
     }
-    out.out_features = host.rows;
-    out.in_features = host.columns;
-    later_.push_back(
-        [host, bytes, data = out.storage.data()] { std::memcpy(data, host.data, bytes); });
+    out.out_features = out_features;
+    out.in_features = in_features;
     return {};
+  }
+  void pack_linear(const TensorView& host, int64_t first_row, LinearWeight& out) override {
+    EXACT_CHECK(host.columns == out.in_features && first_row + host.rows <= out.out_features,
+                "rows outside the weight");
+    const size_t bytes = static_cast<size_t>(host.rows * host.columns) * 2;
+    std::byte* to = static_cast<std::byte*>(out.storage.data()) + first_row * host.columns * 2;
+    later_.push_back([host, bytes, to] { std::memcpy(to, host.data, bytes); });
   }
   Status finish() override {
     for (const auto& action : later_) action();
@@ -55,7 +60,8 @@ class MemoryBackend : public Backend {
   Status supports_linear(int64_t, int64_t) const override { refuse(); }
   Status supports_attention(int32_t, int32_t, int32_t) const override { refuse(); }
   Status supports_vocabulary(int64_t) const override { refuse(); }
-  void embed(std::span<const int32_t>, const TensorView&, const TensorView&) override { refuse(); }
+  int64_t begin_step(const StepRows&) override { refuse(); }
+  void embed(const TensorView&, const TensorView&) override { refuse(); }
   void rms_norm(const TensorView&, const TensorView&, float, NormForm, const TensorView&) override {
     refuse();
   }
@@ -63,16 +69,11 @@ class MemoryBackend : public Backend {
               const TensorView&) override {
     refuse();
   }
-  void rope(const TensorView&, std::span<const int32_t>, const TensorView&, const TensorView*,
-            float, NormForm) override {
+  void rope(const TensorView&, const TensorView&, const TensorView*, float, NormForm) override {
     refuse();
   }
-  void store_kv(const TensorView&, const TensorView&, std::span<const SequenceChunk>, int32_t,
-                KvCache&) override {
-    refuse();
-  }
-  void attention(const TensorView&, const KvCache&, std::span<const SequenceChunk>, int32_t,
-                 const TensorView&) override {
+  void store_kv(const TensorView&, const TensorView&, int32_t, KvCache&) override { refuse(); }
+  void attention(const TensorView&, const KvCache&, int32_t, const TensorView&) override {
     refuse();
   }
   void silu_mul(const TensorView&, const TensorView&, const TensorView&) override { refuse(); }

@@ -42,58 +42,69 @@ Status append_all(WeightSlot& slot, const ModelConfig& config, uint64_t seed = k
   return slot.complete();
 }
 
-const Buffer* find_in_layer(const LayerWeights& layer, const std::string& name) {
-  const std::pair<const char*, const Buffer*> places[] = {
-      {"input_layernorm.weight", &layer.input_norm},
-      {"post_attention_layernorm.weight", &layer.post_norm},
-      {"self_attn.q_norm.weight", &layer.query_norm},
-      {"self_attn.k_norm.weight", &layer.key_norm},
-      {"self_attn.q_proj.weight", &layer.query.storage},
-      {"self_attn.k_proj.weight", &layer.key.storage},
-      {"self_attn.v_proj.weight", &layer.value.storage},
-      {"self_attn.o_proj.weight", &layer.output.storage},
-      {"mlp.gate_proj.weight", &layer.gate.storage},
-      {"mlp.up_proj.weight", &layer.up.storage},
-      {"mlp.down_proj.weight", &layer.down.storage},
-      {"self_attn.q_proj.bias", &layer.query_bias},
-      {"self_attn.k_proj.bias", &layer.key_bias},
-      {"self_attn.v_proj.bias", &layer.value_bias},
-      {"self_attn.o_proj.bias", &layer.output_bias},
-      {"mlp.gate_proj.bias", &layer.gate_bias},
-      {"mlp.up_proj.bias", &layer.up_bias},
-      {"mlp.down_proj.bias", &layer.down_bias},
+// The memory that a name stands for: bytes [offset, offset + size of the tensor) of a buffer.
+struct Place {
+  const Buffer* buffer = nullptr;
+  size_t offset = 0;
+};
+
+Place find_in_layer(const LayerWeights& layer, const ModelConfig& config, const std::string& name) {
+  const auto head = static_cast<size_t>(config.head_width);
+  const size_t query = static_cast<size_t>(config.query_heads) * head;
+  const size_t kv = static_cast<size_t>(config.kv_heads) * head;
+  const auto feed_forward = static_cast<size_t>(config.feed_forward_width);
+  const size_t row = static_cast<size_t>(config.width) * 2;
+  const std::pair<const char*, Place> places[] = {
+      {"input_layernorm.weight", {&layer.input_norm}},
+      {"post_attention_layernorm.weight", {&layer.post_norm}},
+      {"self_attn.q_norm.weight", {&layer.query_norm}},
+      {"self_attn.k_norm.weight", {&layer.key_norm}},
+      {"self_attn.q_proj.weight", {&layer.qkv.storage}},
+      {"self_attn.k_proj.weight", {&layer.qkv.storage, query * row}},
+      {"self_attn.v_proj.weight", {&layer.qkv.storage, (query + kv) * row}},
+      {"self_attn.o_proj.weight", {&layer.output.storage}},
+      {"mlp.gate_proj.weight", {&layer.gate_up.storage}},
+      {"mlp.up_proj.weight", {&layer.gate_up.storage, feed_forward * row}},
+      {"mlp.down_proj.weight", {&layer.down.storage}},
+      {"self_attn.q_proj.bias", {&layer.qkv_bias}},
+      {"self_attn.k_proj.bias", {&layer.qkv_bias, query * 2}},
+      {"self_attn.v_proj.bias", {&layer.qkv_bias, (query + kv) * 2}},
+      {"self_attn.o_proj.bias", {&layer.output_bias}},
+      {"mlp.gate_proj.bias", {&layer.gate_up_bias}},
+      {"mlp.up_proj.bias", {&layer.gate_up_bias, feed_forward * 2}},
+      {"mlp.down_proj.bias", {&layer.down_bias}},
   };
-  for (const auto& [suffix, buffer] : places) {
-    if (name == suffix) return buffer;
+  for (const auto& [suffix, place] : places) {
+    if (name == suffix) return place;
   }
-  return nullptr;
+  return {};
 }
 
 // The memory that Hugging Face's name stands for.
-const Buffer* find_place(const ModelWeights& weights, const std::string& name) {
-  if (name == "model.embed_tokens.weight") return &weights.embedding;
-  if (name == "model.norm.weight") return &weights.final_norm;
-  if (name == "lm_head.weight") return &weights.lm_head.storage;
+Place find_place(const ModelWeights& weights, const ModelConfig& config, const std::string& name) {
+  if (name == "model.embed_tokens.weight") return {&weights.embedding};
+  if (name == "model.norm.weight") return {&weights.final_norm};
+  if (name == "lm_head.weight") return {&weights.lm_head.storage};
   const std::string prefix = "model.layers.";
-  if (!name.starts_with(prefix)) return nullptr;
+  if (!name.starts_with(prefix)) return {};
   const size_t dot = name.find('.', prefix.size());
   const size_t layer = std::stoul(name.substr(prefix.size()));
-  return find_in_layer(weights.layers.at(layer), name.substr(dot + 1));
+  return find_in_layer(weights.layers.at(layer), config, name.substr(dot + 1));
 }
 
-void expect_place(const ModelWeights& weights, const std::string& name,
+void expect_place(const ModelWeights& weights, const ModelConfig& config, const std::string& name,
                   const std::vector<std::byte>& want) {
-  const Buffer* place = find_place(weights, name);
-  ASSERT_NE(place, nullptr) << name;
-  ASSERT_EQ(place->bytes(), want.size()) << name;
-  const auto* got = static_cast<const std::byte*>(place->data());
+  const Place place = find_place(weights, config, name);
+  ASSERT_NE(place.buffer, nullptr) << name;
+  ASSERT_GE(place.buffer->bytes(), place.offset + want.size()) << name;
+  const auto* got = static_cast<const std::byte*>(place.buffer->data()) + place.offset;
   const auto first = std::mismatch(want.begin(), want.end(), got).first - want.begin();
   EXPECT_EQ(static_cast<size_t>(first), want.size()) << name << ": first differing byte " << first;
 }
 
 void expect_model(const WeightSlot& slot, const ModelConfig& config, uint64_t seed = kSeed) {
   for (const TensorSpec& spec : slot.table()) {
-    expect_place(slot.weights(), spec.name, tensor_data(spec, config, seed));
+    expect_place(slot.weights(), config, spec.name, tensor_data(spec, config, seed));
   }
 }
 
@@ -124,7 +135,7 @@ TEST(WeightSlot, ATiedHeadIsTheEmbedding) {
   MemoryBackend backend;
   WeightSlot slot(config, backend);
   ASSERT_TRUE(append_all(slot, config).is_ok());
-  expect_place(slot.weights(), "lm_head.weight", tensor_data(slot.table().front(), config));
+  expect_place(slot.weights(), config, "lm_head.weight", tensor_data(slot.table().front(), config));
 }
 
 TEST(WeightSlot, PiecesAndOrderDoNotMatter) {

@@ -87,9 +87,9 @@ class CpuAttention : public CpuIsaTest {
     }
     if (rows == 0) return false;
     std::vector<uint16_t> out(query.size());
-    backend.store_kv(host_view(keys, rows, kv_width), host_view(values, rows, kv_width), chunks, 1,
-                     cache_);
-    backend.attention(host_view(query, rows, query_width), cache_, chunks, 1,
+    backend.begin_step({{}, {}, chunks});
+    backend.store_kv(host_view(keys, rows, kv_width), host_view(values, rows, kv_width), 1, cache_);
+    backend.attention(host_view(query, rows, query_width), cache_, 1,
                       host_view(out, rows, query_width));
     EXPECT_TRUE(backend.finish().is_ok());
     for (size_t i = 0; i < chunks.size(); i++) {

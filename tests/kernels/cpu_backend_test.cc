@@ -14,14 +14,15 @@ class CpuBackendTest : public CpuIsaTest {
     const auto w = draw(data, DataKind::normal, 64 * 64);
     std::vector<uint16_t> out(8 * 64);
     LinearWeight packed;
-    ASSERT_TRUE(backend.pack_linear(host_view(w, 64, 64), packed).is_ok());
+    ASSERT_TRUE(backend.pack_whole(host_view(w, 64, 64), packed).is_ok());
     backend.linear(host_view(x, 8, 64), packed, nullptr, host_view(out, 8, 64));
     auto cache = backend.allocate_kv({1, 1, 16, 1, 64});
     ASSERT_TRUE(cache.is_ok());
     const std::vector<int32_t> pages = {0};
     const SequenceChunk chunk{0, 8, 0, pages};
-    backend.store_kv(host_view(x, 8, 64), host_view(x, 8, 64), std::span(&chunk, 1), 0, *cache);
-    backend.attention(host_view(x, 8, 64), *cache, std::span(&chunk, 1), 0, host_view(out, 8, 64));
+    backend.begin_step({{}, {}, std::span(&chunk, 1)});
+    backend.store_kv(host_view(x, 8, 64), host_view(x, 8, 64), 0, *cache);
+    backend.attention(host_view(x, 8, 64), *cache, 0, host_view(out, 8, 64));
     EXPECT_TRUE(backend.finish().is_ok());
   }
 };
@@ -75,18 +76,18 @@ TEST_P(CpuBackendDeathTest, BrokenPromisesStopTheProgram) {
   backend_ = make(1);  // a death test forks: threads would be lost
   const std::vector<uint16_t> data(64 * 64);
   EXPECT_DEATH(backend_->add(host_view(data, 64, 64), host_view(data, 32, 128)), "wrong shape");
-  const std::vector<int32_t> ids = {64};
-  EXPECT_DEATH(
-      backend_->embed(ids, host_view(data, 64, 64), host_view(data, 64, 64).slice_rows(0, 1)),
-      "token id outside the table");
+  const std::vector<int32_t> ids = {64}, positions = {0};
+  backend_->begin_step({ids, positions, {}});
+  EXPECT_DEATH(backend_->embed(host_view(data, 64, 64), host_view(data, 64, 64).slice_rows(0, 1)),
+               "token id outside the table");
   auto cache = backend_->allocate_kv({1, 2, 16, 1, 64});
   ASSERT_TRUE(cache.is_ok());
   const std::vector<int32_t> pages = {2};
   const SequenceChunk outside{0, 1, 0, pages};
   const SequenceChunk missing{0, 17, 0, std::span(pages).first(1)};
   for (const SequenceChunk& chunk : {outside, missing}) {
-    EXPECT_DEATH(backend_->attention(host_view(data, 64, 64), *cache, std::span(&chunk, 1), 0,
-                                     host_view(data, 64, 64)),
+    backend_->begin_step({{}, {}, std::span(&chunk, 1)});
+    EXPECT_DEATH(backend_->attention(host_view(data, 64, 64), *cache, 0, host_view(data, 64, 64)),
                  "page outside the cache|without its pages");
   }
 }

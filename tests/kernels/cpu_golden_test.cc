@@ -50,7 +50,7 @@ class CpuGolden : public CpuIsaTest {
     const auto b = hash_bf16(key.input("lin.b"), 1, static_cast<size_t>(n), -1, 1);
     const TensorView bias = host_view(b, 1, n);
     LinearWeight packed;
-    ASSERT_TRUE(backend_->pack_linear(host_view(w, n, k), packed).is_ok());
+    ASSERT_TRUE(backend_->pack_whole(host_view(w, n, k), packed).is_ok());
     std::vector<uint16_t> out(static_cast<size_t>(8 * n));
     backend_->linear(host_view(x, 8, k), packed, key.operation == "linear_bias" ? &bias : nullptr,
                      host_view(out, 8, n));
@@ -95,10 +95,10 @@ class CpuGolden : public CpuIsaTest {
     for (int64_t t = 0; t < c.length;) {
       const int64_t count = std::min(c.length - t, data.between(1, 200));
       const SequenceChunk chunk{0, static_cast<int32_t>(count), static_cast<int32_t>(t), pages};
-      backend_->store_kv(key_view.slice_rows(t, count), value_view.slice_rows(t, count),
-                         std::span(&chunk, 1), 0, *cache);
+      backend_->begin_step({{}, {}, std::span(&chunk, 1)});
+      backend_->store_kv(key_view.slice_rows(t, count), value_view.slice_rows(t, count), 0, *cache);
       if (chunk_index++ % turn == 0) {
-        backend_->attention(query_view.slice_rows(t, count), *cache, std::span(&chunk, 1), 0,
+        backend_->attention(query_view.slice_rows(t, count), *cache, 0,
                             out_view.slice_rows(t, count));
         std::fill_n(computed.begin() + t, count, true);
       }

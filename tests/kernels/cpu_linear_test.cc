@@ -17,7 +17,7 @@ class CpuLinear : public CpuIsaTest {
   std::vector<uint16_t> multiply(Backend& backend, const Case& c, const std::vector<uint16_t>& x,
                                  const std::vector<uint16_t>& w, const std::vector<uint16_t>& b) {
     LinearWeight packed;
-    EXPECT_TRUE(backend.pack_linear(host_view(w, c.out_features, c.in_features), packed).is_ok());
+    EXPECT_TRUE(backend.pack_whole(host_view(w, c.out_features, c.in_features), packed).is_ok());
     std::vector<uint16_t> out(static_cast<size_t>(c.rows * c.out_features), 0xdead);
     const TensorView bias = c.bias ? host_view(b, 1, c.out_features) : TensorView();
     backend.linear(host_view(x, c.rows, c.in_features), packed, c.bias ? &bias : nullptr,
@@ -111,7 +111,7 @@ TEST_P(CpuLinear, StridedRowsAreReadAndWritten) {
   }
   reference::linear({kRows, kOut, kIn}, x, w, {}, want);
   LinearWeight packed;
-  ASSERT_TRUE(backend_->pack_linear(host_view(w, kOut, kIn), packed).is_ok());
+  ASSERT_TRUE(backend_->pack_whole(host_view(w, kOut, kIn), packed).is_ok());
   std::vector<uint16_t> wide_out(kRows * kStride, 0xdead);
   TensorView x_view = host_view(wide_x, kRows, kStride);
   TensorView out_view = host_view(wide_out, kRows, kStride);
@@ -129,12 +129,11 @@ TEST_P(CpuLinear, StridedRowsAreReadAndWritten) {
 TEST_P(CpuLinear, PackingReusesStorageThatFits) {
   RandomData data(13);
   LinearWeight packed;
-  ASSERT_TRUE(
-      backend_->pack_linear(host_view(draw(data, DataKind::normal, 64 * 32), 64, 32), packed)
-          .is_ok());
+  ASSERT_TRUE(backend_->pack_whole(host_view(draw(data, DataKind::normal, 64 * 32), 64, 32), packed)
+                  .is_ok());
   const void* first = packed.storage.data();
   const auto w = draw(data, DataKind::normal, 40 * 16);
-  ASSERT_TRUE(backend_->pack_linear(host_view(w, 40, 16), packed).is_ok());
+  ASSERT_TRUE(backend_->pack_whole(host_view(w, 40, 16), packed).is_ok());
   EXPECT_EQ(packed.storage.data(), first);
   EXPECT_EQ(packed.out_features, 40);
   EXPECT_EQ(packed.in_features, 16);

@@ -42,7 +42,8 @@ TEST_P(CpuRows, RopeWithAndWithoutHeadNorm) {
         const auto weight = draw(data, DataKind::normal, norm ? width : 0);
         reference::rope(want, positions, table, width, weight, 1e-6f, form);
         const TensorView weight_view = norm ? host_view(weight, 1, width) : TensorView();
-        backend_->rope(host_view(x, 5, columns), positions, host_view(table, 20, 2 * width),
+        backend_->begin_step({positions, positions, {}});
+        backend_->rope(host_view(x, 5, columns), host_view(table, 20, 2 * width),
                        norm ? &weight_view : nullptr, 1e-6f, form);
         expect_same(x, want, "seed " + std::to_string(seed) + ", E " + std::to_string(width));
       }
@@ -79,7 +80,8 @@ TEST_P(CpuRows, EmbedAndGatherCopyRows) {
   const std::vector<int64_t> rows = {9, 0, 3, 3};
   std::vector<uint16_t> embedded(4 * 24), gathered(4 * 24), want(4 * 24);
   reference::embed(ids, table, 24, want);
-  backend_->embed(ids, host_view(table, 10, 24), host_view(embedded, 4, 24));
+  backend_->begin_step({ids, ids, {}});
+  backend_->embed(host_view(table, 10, 24), host_view(embedded, 4, 24));
   backend_->gather_rows(host_view(table, 10, 24), rows, host_view(gathered, 4, 24));
   EXPECT_EQ(embedded, want);
   EXPECT_EQ(gathered, want);

@@ -26,16 +26,16 @@ class CpuThreads : public CpuIsaTest {
                      host_view(normed, kRows, kWidth));
     keep(normed);
     LinearWeight packed;
-    EXPECT_TRUE(backend.pack_linear(host_view(w, kOut, kWidth), packed).is_ok());
+    EXPECT_TRUE(backend.pack_whole(host_view(w, kOut, kWidth), packed).is_ok());
     backend.linear(host_view(normed, kRows, kWidth), packed, nullptr, host_view(out, kRows, kOut));
     keep(out);
     const std::vector<int32_t> first_pages = {3, 4}, second_pages = {2, 0, 1};
     const SequenceChunk chunks[] = {{0, 20, 0, first_pages}, {20, 25, 0, second_pages}};
     auto cache = backend.allocate_kv({1, 5, 16, 2, 32});
+    backend.begin_step({{}, {}, chunks});
     backend.store_kv(host_view(draw(data, DataKind::normal, kRows * 64), kRows, 64),
-                     host_view(draw(data, DataKind::normal, kRows * 64), kRows, 64), chunks, 0,
-                     *cache);
-    backend.attention(host_view(normed, kRows, kWidth), *cache, chunks, 0,
+                     host_view(draw(data, DataKind::normal, kRows * 64), kRows, 64), 0, *cache);
+    backend.attention(host_view(normed, kRows, kWidth), *cache, 0,
                       host_view(attended, kRows, kWidth));
     keep(attended);
     std::vector<SampleRow> rows(kRows);

@@ -50,8 +50,11 @@ class ControlledBackend : public Backend {
   Result<KvCache> allocate_kv(const KvGeometry& geometry) override {
     return inner_->allocate_kv(geometry);
   }
-  Status pack_linear(const TensorView& host_weight, LinearWeight& out) override {
-    return inner_->pack_linear(host_weight, out);
+  Status reserve_linear(int64_t out_features, int64_t in_features, LinearWeight& out) override {
+    return inner_->reserve_linear(out_features, in_features, out);
+  }
+  void pack_linear(const TensorView& host_weight, int64_t first_row, LinearWeight& out) override {
+    inner_->pack_linear(host_weight, first_row, out);
   }
   Status supports_linear(int64_t out_features, int64_t in_features) const override {
     return inner_->supports_linear(out_features, in_features);
@@ -63,10 +66,8 @@ class ControlledBackend : public Backend {
   Status supports_vocabulary(int64_t vocabulary) const override {
     return inner_->supports_vocabulary(vocabulary);
   }
-  void embed(std::span<const int32_t> ids, const TensorView& table,
-             const TensorView& out) override {
-    inner_->embed(ids, table, out);
-  }
+  int64_t begin_step(const StepRows& step) override { return inner_->begin_step(step); }
+  void embed(const TensorView& table, const TensorView& out) override { inner_->embed(table, out); }
   void rms_norm(const TensorView& x, const TensorView& weight, float epsilon, NormForm form,
                 const TensorView& out) override {
     inner_->rms_norm(x, weight, epsilon, form, out);
@@ -75,18 +76,17 @@ class ControlledBackend : public Backend {
               const TensorView& out) override {
     inner_->linear(x, weight, bias, out);
   }
-  void rope(const TensorView& x, std::span<const int32_t> positions, const TensorView& cos_sin,
-            const TensorView* head_norm, float epsilon, NormForm form) override {
-    inner_->rope(x, positions, cos_sin, head_norm, epsilon, form);
+  void rope(const TensorView& x, const TensorView& cos_sin, const TensorView* head_norm,
+            float epsilon, NormForm form) override {
+    inner_->rope(x, cos_sin, head_norm, epsilon, form);
   }
-  void store_kv(const TensorView& keys, const TensorView& values,
-                std::span<const SequenceChunk> chunks, int32_t layer, KvCache& cache) override {
-    inner_->store_kv(keys, values, chunks, layer, cache);
+  void store_kv(const TensorView& keys, const TensorView& values, int32_t layer,
+                KvCache& cache) override {
+    inner_->store_kv(keys, values, layer, cache);
   }
-  void attention(const TensorView& query, const KvCache& cache,
-                 std::span<const SequenceChunk> chunks, int32_t layer,
+  void attention(const TensorView& query, const KvCache& cache, int32_t layer,
                  const TensorView& out) override {
-    inner_->attention(query, cache, chunks, layer, out);
+    inner_->attention(query, cache, layer, out);
   }
   void silu_mul(const TensorView& gate, const TensorView& up, const TensorView& out) override {
     inner_->silu_mul(gate, up, out);
