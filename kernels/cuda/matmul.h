@@ -32,6 +32,9 @@ struct MatmulInputs {
   int64_t in_features = 0;
 };
 
+// unsupported: names the dimension that no kernel here takes.
+Status check_matmul(const MatmulInputs& inputs);
+
 // The chain as rule N1 writes it, by mma.sync; N % 8 == 0, K % 16 == 0. The others are held to it.
 Status launch_plain_matmul(const MatmulInputs& inputs, cudaStream_t stream);
 
