@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "engine/weights.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "kernels/make_backend.h"
 
 namespace exact::worker {
 
@@ -14,7 +14,12 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       .add_option("--model", options.model,
                   "Hugging Face directory: config.json and safetensors in bf16")
       ->required();
-  command.add_option("--backend", options.backend, "cpu; the CUDA backend is not in this version")
+  command
+      .add_option(
+          "--backend", options.backend,
+          "auto, cpu or cuda; auto is cuda where there is a Hopper GPU. The same bits from each")
+      ->capture_default_str();
+  command.add_option("--device", options.device, "GPU of the CUDA backend, counted from 0")
       ->capture_default_str();
   command
       .add_option("--isa", options.isa,
@@ -43,17 +48,14 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
 }
 
 Result<LoadedModel> load_model(const ModelOptions& options) {
-  if (options.backend == "cuda") {
-    return Status(Code::unsupported,
-                  "this version has no CUDA backend: use --backend cpu, which gives the same bits");
-  }
-  if (options.backend != "cpu") {
-    return Status(Code::invalid, "--backend is '" + options.backend + "'; it must be cpu");
-  }
-  EXACT_ASSIGN(const CpuIsa isa, cpu_isa_from_name(options.isa));
+  BackendOptions backend;
+  backend.kind = options.backend;
+  EXACT_ASSIGN(backend.cpu.isa, cpu_isa_from_name(options.isa));
+  backend.cpu.threads = options.threads;
+  backend.cuda.device = options.device;
   LoadedModel loaded;
   EXACT_ASSIGN(loaded.config, load_config(options.model));
-  EXACT_ASSIGN(loaded.backend, make_cpu_backend({isa, options.threads}));
+  EXACT_ASSIGN(loaded.backend, make_backend(backend));
   auto slot = std::make_unique<WeightSlot>(loaded.config, *loaded.backend);
   EXACT_RETURN_IF_ERROR(load_weights(options.model, *slot));
   EXACT_ASSIGN(loaded.engine,

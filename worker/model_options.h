@@ -13,7 +13,8 @@ namespace exact::worker {
 
 struct ModelOptions {
   std::string model;  // a Hugging Face directory
-  std::string backend = "cpu";
+  std::string backend = "auto";
+  int device = 0;
   std::string isa = "auto";
   int threads = 0;
   EngineLimits limits;

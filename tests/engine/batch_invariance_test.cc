@@ -34,7 +34,7 @@ class Episode {
         totals_(totals),
         config_(random_config(random_)),
         limits_(tight_limits(random_)),
-        load_(config_, random_cpu(random_), limits_, weight_seed(1)) {}
+        load_(config_, random_backend(random_), limits_, weight_seed(1)) {}
 
   std::string describe_all() const {
     return random_.describe() + ": " + describe(config_) + "; " + describe(limits_);
@@ -110,8 +110,8 @@ class Episode {
   LoadedEngine& alone(WeightVersion version) {
     auto& engine = alone_[version];
     if (engine == nullptr) {
-      engine = std::make_unique<LoadedEngine>(config_, random_cpu(random_), roomy_limits(limits_),
-                                              weight_seed(version.value));
+      engine = std::make_unique<LoadedEngine>(config_, random_backend(random_),
+                                              roomy_limits(limits_), weight_seed(version.value));
     }
     return *engine;
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tests/engine/random_load.h"
+#include "tests/support/backends.h"
 #include "tests/support/expect_bits.h"
 
 namespace exact {
@@ -18,9 +19,14 @@ namespace {
 
 using SampleKey = std::pair<uint64_t, int32_t>;  // request, sample index
 
-class BatchTraps : public testing::Test {
+class BatchTraps : public testing::TestWithParam<const char*> {
  protected:
-  BatchTraps() : random_(), config_(random_config(random_)) {}
+  BatchTraps() : random_(), config_(random_config(random_)) { backend_.kind = GetParam(); }
+
+  void SetUp() override {
+    const std::string missing = missing_backend(backend_);
+    if (!missing.empty()) GTEST_SKIP() << missing;
+  }
 
   EngineLimits limits() const {
     EngineLimits limits;
@@ -43,7 +49,7 @@ class BatchTraps : public testing::Test {
 
   std::map<SampleKey, SampleResult> run(const EngineLimits& limits,
                                         const std::vector<GenerateRequest>& requests) {
-    LoadedEngine engine(config_, {}, limits, random_.seed());
+    LoadedEngine engine(config_, backend_, limits, random_.seed());
     for (const GenerateRequest& request : requests) {
       EXPECT_TRUE(engine->submit(request).is_ok());
     }
@@ -63,9 +69,10 @@ class BatchTraps : public testing::Test {
 
   RandomData random_;
   ModelConfig config_;
+  BackendOptions backend_;
 };
 
-TEST_F(BatchTraps, ANeighboursPromptCanHaveAnyLength) {
+TEST_P(BatchTraps, ANeighboursPromptCanHaveAnyLength) {
   const auto want = run(limits(), {request(1, 5, 12)}).at({1, 0});
   for (int32_t length = 1; length <= 24; length++) {
     const auto got = run(limits(), {request(1, 5, 12), request(2, length, 3)}).at({1, 0});
@@ -73,7 +80,7 @@ TEST_F(BatchTraps, ANeighboursPromptCanHaveAnyLength) {
   }
 }
 
-TEST_F(BatchTraps, AnyNumberOfSequencesRunTogether) {
+TEST_P(BatchTraps, AnyNumberOfSequencesRunTogether) {
   std::vector<GenerateRequest> requests;
   std::map<SampleKey, SampleResult> want;
   for (uint64_t id = 1; id <= 50; id++) {
@@ -92,7 +99,7 @@ TEST_F(BatchTraps, AnyNumberOfSequencesRunTogether) {
   }
 }
 
-TEST_F(BatchTraps, SampleIOfNIsTheSameForAnyN) {
+TEST_P(BatchTraps, SampleIOfNIsTheSameForAnyN) {
   const auto want = run(limits(), {request(1, 9, 10, 9)});
   for (int32_t n = 1; n < 9; n++) {
     const auto got = run(limits(), {request(1, 9, 10, n)});
@@ -104,7 +111,7 @@ TEST_F(BatchTraps, SampleIOfNIsTheSameForAnyN) {
   }
 }
 
-TEST_F(BatchTraps, SamplesOfAGroupAndSeedsDiffer) {
+TEST_P(BatchTraps, SamplesOfAGroupAndSeedsDiffer) {
   GenerateRequest other_seed = request(1, 9, 20);
   other_seed.id = RequestId{2};
   other_seed.sampling.seed++;
@@ -115,7 +122,7 @@ TEST_F(BatchTraps, SamplesOfAGroupAndSeedsDiffer) {
   EXPECT_EQ(texts.size(), 9u);
 }
 
-TEST_F(BatchTraps, TheOrderOfArrivalChangesNothing) {
+TEST_P(BatchTraps, TheOrderOfArrivalChangesNothing) {
   std::vector<GenerateRequest> requests;
   for (uint64_t id = 1; id <= 8; id++) {
     requests.push_back(request(id, static_cast<int32_t>(id * 5 % 17 + 1), 8, 2));
@@ -131,7 +138,7 @@ TEST_F(BatchTraps, TheOrderOfArrivalChangesNothing) {
   }
 }
 
-TEST_F(BatchTraps, AnyCutOfAPromptGivesTheSameBits) {
+TEST_P(BatchTraps, AnyCutOfAPromptGivesTheSameBits) {
   const auto want = run(limits(), {request(1, 70, 4)}).at({1, 0});
   for (const int32_t rows : {1, 2, 3, 7, 15, 16, 17, 31, 63, 64, 65, 69}) {
     EngineLimits cut = limits();
@@ -140,6 +147,9 @@ TEST_F(BatchTraps, AnyCutOfAPromptGivesTheSameBits) {
                 "chunks of " + std::to_string(rows));
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Backend, BatchTraps, testing::Values("cpu", "cuda"),
+                         [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace exact

@@ -13,7 +13,7 @@
 #include "engine/hash_model.h"
 #include "engine/model.h"
 #include "engine/safetensors.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "tests/support/backends.h"
 #include "tests/support/expect_bits.h"
 #include "tests/support/model_fixture.h"
 
@@ -61,14 +61,16 @@ Golden load_golden(const std::string& name) {
 
 struct Case {
   const char* model;
-  CpuIsa isa;
+  BackendOptions backend;
   int32_t sequences;  // how many of the golden's, and how long: slow paths take a part
   int32_t length;
 };
 
 std::string case_name(const testing::TestParamInfo<Case>& info) {
   std::string name =
-      std::string(info.param.model) + "_" + std::string(cpu_isa_name(info.param.isa));
+      std::string(info.param.model) + "_" +
+      (info.param.backend.kind == "cpu" ? std::string(cpu_isa_name(info.param.backend.cpu.isa))
+                                        : info.param.backend.kind);
   for (char& c : name) c = c == '-' ? '_' : c;
   return name;
 }
@@ -76,11 +78,10 @@ std::string case_name(const testing::TestParamInfo<Case>& info) {
 class GoldenModel : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
-    if (!cpu_isa_available(GetParam().isa)) {
-      GTEST_SKIP() << "this machine has no " << cpu_isa_name(GetParam().isa);
-    }
+    const std::string missing = missing_backend(GetParam().backend);
+    if (!missing.empty()) GTEST_SKIP() << missing;
     golden_ = load_golden(GetParam().model);
-    auto backend = make_cpu_backend({GetParam().isa, 0});
+    auto backend = make_backend(GetParam().backend);
     ASSERT_TRUE(backend.is_ok()) << backend.status().to_string();
     backend_ = std::move(backend).value();
   }
@@ -160,22 +161,33 @@ TEST_P(GoldenModel, HiddenStatesAndLogitsEqualStockPyTorch) {
   }
 }
 
+BackendOptions cpu(CpuIsa isa) {
+  return {"cpu", {isa, 0}, {}};
+}
+const BackendOptions kCuda{"cuda", {}, {}};
+
 constexpr int32_t kAll = 1 << 20;
+INSTANTIATE_TEST_SUITE_P(Gpu, GoldenModel,
+                         testing::Values(Case{"llama-d64", kCuda, kAll, kAll},
+                                         Case{"qwen2-d64", kCuda, kAll, kAll},
+                                         Case{"qwen3-d64", kCuda, kAll, kAll},
+                                         Case{"qwen3-d128", kCuda, kAll, kAll}),
+                         case_name);
 INSTANTIATE_TEST_SUITE_P(Models, GoldenModel,
-                         testing::Values(Case{"llama-d64", best_cpu_isa(), kAll, kAll},
-                                         Case{"qwen2-d64", best_cpu_isa(), kAll, kAll},
-                                         Case{"qwen3-d64", best_cpu_isa(), kAll, kAll},
-                                         Case{"qwen3-d128", best_cpu_isa(), kAll, kAll}),
+                         testing::Values(Case{"llama-d64", cpu(best_cpu_isa()), kAll, kAll},
+                                         Case{"qwen2-d64", cpu(best_cpu_isa()), kAll, kAll},
+                                         Case{"qwen3-d64", cpu(best_cpu_isa()), kAll, kAll},
+                                         Case{"qwen3-d128", cpu(best_cpu_isa()), kAll, kAll}),
                          case_name);
 INSTANTIATE_TEST_SUITE_P(Narrower, GoldenModel,
-                         testing::Values(Case{"llama-d64", CpuIsa::avx2, 1, kAll},
-                                         Case{"qwen2-d64", CpuIsa::avx2, 1, kAll},
-                                         Case{"qwen3-d64", CpuIsa::avx2, 2, kAll},
-                                         Case{"qwen3-d128", CpuIsa::avx2, 1, kAll},
-                                         Case{"llama-d64", CpuIsa::scalar, 1, 140},
-                                         Case{"qwen2-d64", CpuIsa::scalar, 1, 24},
-                                         Case{"qwen3-d64", CpuIsa::scalar, 1, 150},
-                                         Case{"qwen3-d128", CpuIsa::scalar, 1, 72}),
+                         testing::Values(Case{"llama-d64", cpu(CpuIsa::avx2), 1, kAll},
+                                         Case{"qwen2-d64", cpu(CpuIsa::avx2), 1, kAll},
+                                         Case{"qwen3-d64", cpu(CpuIsa::avx2), 2, kAll},
+                                         Case{"qwen3-d128", cpu(CpuIsa::avx2), 1, kAll},
+                                         Case{"llama-d64", cpu(CpuIsa::scalar), 1, 140},
+                                         Case{"qwen2-d64", cpu(CpuIsa::scalar), 1, 24},
+                                         Case{"qwen3-d64", cpu(CpuIsa::scalar), 1, 150},
+                                         Case{"qwen3-d128", cpu(CpuIsa::scalar), 1, 72}),
                          case_name);
 
 }  // namespace

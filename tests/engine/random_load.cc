@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "engine/hash_model.h"
+#include "tests/support/backends.h"
 #include "tests/support/model_fixture.h"
 
 namespace exact {
@@ -115,19 +116,20 @@ ScoreRequest random_score(RandomData& random, const ModelConfig& config, const E
   return {id, random_ids(random, config, random_length(random, 2, 40, limits.max_context))};
 }
 
-CpuOptions random_cpu(RandomData& random) {
+BackendOptions random_backend(RandomData& random) {
+  if (have_cuda_backend() && one_in(random, 2)) return {"cuda", {}, {0, one_in(random, 2)}};
   std::vector<CpuIsa> available;
   for (const CpuIsa isa : {CpuIsa::scalar, CpuIsa::avx2, CpuIsa::avx512}) {
     if (cpu_isa_available(isa)) available.push_back(isa);
   }
   const CpuIsa isa = random.pick(std::span<const CpuIsa>(available));
-  return {isa, between(random, 1, 3)};
+  return {"cpu", {isa, between(random, 1, 3)}, {}};
 }
 
-LoadedEngine::LoadedEngine(const ModelConfig& config, const CpuOptions& cpu,
+LoadedEngine::LoadedEngine(const ModelConfig& config, const BackendOptions& options,
                            const EngineLimits& limits, uint64_t weight_seed)
     : config_(config) {
-  auto backend = make_cpu_backend(cpu);
+  auto backend = make_backend(options);
   EXPECT_TRUE(backend.is_ok()) << backend.status().to_string();
   backend_ = std::move(backend).value();
   auto engine =

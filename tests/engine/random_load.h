@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engine/engine.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "kernels/make_backend.h"
 #include "tests/support/random_data.h"
 
 namespace exact {
@@ -25,13 +25,14 @@ GenerateRequest random_generate(RandomData& random, const ModelConfig& config,
 ScoreRequest random_score(RandomData& random, const ModelConfig& config, const EngineLimits& limits,
                           RequestId id);
 
-// An instruction set of this machine, one to three threads.
-CpuOptions random_cpu(RandomData& random);
+// An instruction set of this machine, one to three threads; where there is a Hopper GPU, it in half
+// of the cases, with recorded steps or without.
+BackendOptions random_backend(RandomData& random);
 
 // An engine with its own backend, and weights that are the hash of `weight_seed`.
 class LoadedEngine {
  public:
-  LoadedEngine(const ModelConfig& config, const CpuOptions& cpu, const EngineLimits& limits,
+  LoadedEngine(const ModelConfig& config, const BackendOptions& backend, const EngineLimits& limits,
                uint64_t weight_seed);
 
   Engine& operator*() { return *engine_; }

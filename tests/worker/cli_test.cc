@@ -76,7 +76,8 @@ TEST_F(CommandLine, WrongUsageIsTwo) {
 
 TEST_F(CommandLine, MissingEnvironmentIsThree) {
   expect_end({"serve", "--model", scratch_ / "nowhere"}, 3, "nowhere");
-  expect_end({"serve", "--model", model(), "--backend", "cuda"}, 3, "--backend cpu");
+  expect_end({"serve", "--model", model(), "--backend", "cuda", "--device", "99"}, 3,
+             "--backend cpu");
   expect_end({"serve", "--model", model(), "--bind", "tcp://192.0.2.1:5555"}, 3, "loopback");
   expect_end(
       {"make-model", "--config", scratch_ / "none.json", "--seed", "1", "--out", scratch_ / "out"},
