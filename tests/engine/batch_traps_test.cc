@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/base/digest.h"
 #include "tests/engine/random_load.h"
 #include "tests/support/backends.h"
 #include "tests/support/expect_bits.h"
@@ -146,6 +147,74 @@ TEST_P(BatchTraps, AnyCutOfAPromptGivesTheSameBits) {
     expect_same(run(cut, {request(1, 70, 4)}).at({1, 0}), want,
                 "chunks of " + std::to_string(rows));
   }
+}
+
+// A fused sampler diverged elsewhere from 44 co-resident sequences on, in log-probabilities alone.
+TEST_P(BatchTraps, FiveRepeatsOfOneLoadHaveOneHash) {
+  for (const uint64_t count : {44u, 45u, 64u, 200u}) {
+    if (count > 64 && backend_.kind == "cpu") continue;  // the GPU's case; slow here
+    std::vector<GenerateRequest> requests;
+    for (uint64_t id = 1; id <= count; id++) {
+      requests.push_back(request(id, static_cast<int32_t>(1 + id % 29), 20));
+    }
+    EngineLimits together = limits();
+    together.max_running = 200;
+    together.page_count = 400;
+    std::set<std::string> hashes;
+    for (int repeat = 0; repeat < 5; repeat++) {
+      DigestStream stream;
+      for (const auto& [key, sample] : run(together, requests)) {
+        stream.update(std::as_bytes(std::span(sample.tokens)));
+        stream.update(std::as_bytes(std::span(sample.logprobs)));
+        stream.update(std::as_bytes(std::span(sample.processed_logprobs)));
+      }
+      hashes.insert(stream.finish().to_hex());
+    }
+    EXPECT_EQ(hashes.size(), 1u) << count << " sequences";
+  }
+}
+
+// Steps of a GPU are padded to few sizes, recorded and repeated: rows that belong to nobody, and
+// the step that is recorded against the one that is not, can't be seen.
+TEST_P(BatchTraps, PaddingRowsAndRecordsOfAStepCantBeSeen) {
+  for (const uint64_t count : {1u, 2u, 3u, 5u, 7u, 9u, 15u, 17u, 33u}) {
+    std::vector<GenerateRequest> requests;
+    for (uint64_t id = 1; id <= count; id++) {
+      requests.push_back(request(id, static_cast<int32_t>(1 + id % 7), 12));
+    }
+    EngineLimits together = limits();
+    together.page_count = 200;
+    backend_.cuda.graphs = true;
+    const auto recorded = run(together, requests);
+    backend_.cuda.graphs = false;
+    const auto plain = run(together, requests);
+    for (const auto& [key, sample] : recorded) {
+      expect_same(sample, plain.at(key), std::to_string(count) + " sequences");
+      const GenerateRequest& own = requests[key.first - 1];
+      expect_same(sample, run(limits(), {own}).at(key), "beside " + std::to_string(count));
+    }
+  }
+}
+
+// Log-probabilities of a prompt were read from memory that a neighbour had left, elsewhere.
+TEST_P(BatchTraps, WhatOthersLeftInThePagesCantBeSeen) {
+  EngineLimits few = limits();
+  few.page_count = 6;
+  few.page_size = 16;
+  const ScoreRequest score{RequestId{99}, request(5, 60, 1).prompt};
+  const auto score_on = [&](LoadedEngine& engine) {
+    EXPECT_TRUE(engine->submit(score).is_ok());
+    return engine.run_all().scores.at(0).logprobs;
+  };
+  LoadedEngine fresh(config_, backend_, few, random_.seed());
+  const auto want = score_on(fresh);
+  LoadedEngine used(config_, backend_, few, random_.seed());
+  for (uint64_t id = 1; id <= 12; id++) {
+    EXPECT_TRUE(used->submit(request(id, static_cast<int32_t>(id * 7), 9)).is_ok());
+  }
+  EXPECT_EQ(used.run_all().samples.size(), 12u);
+  EXPECT_BITS_EQ(score_on(used), want, random_.describe());
+  EXPECT_BITS_EQ(score_on(used), want, "the second time, " + random_.describe());
 }
 
 INSTANTIATE_TEST_SUITE_P(Backend, BatchTraps, testing::Values("cpu", "cuda"),
