@@ -114,8 +114,8 @@ int main() {
       const auto plan =
           exact::cuda::plan_decode_matmul(tokens, shape.n, shape.k, device.multiProcessorCount);
       const double ours = time_graph(stream, count, [&](int i) {
-        const exact::Status status =
-            exact::cuda::launch_decode_matmul(*plan, weight(i), x, nullptr, out, stream);
+        const exact::Status status = exact::cuda::launch_decode_matmul(
+            *plan, weight(i), x, shape.k, nullptr, out, shape.n, stream);
         if (!status.is_ok()) {
           std::fprintf(stderr, "%s\n", status.to_string().c_str());
           std::exit(3);

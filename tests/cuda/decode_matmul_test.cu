@@ -56,8 +56,8 @@ class DecodeMatmul : public testing::Test {
     for (const cuda::DecodeMatmulPlan& plan : plans) {
       const DeviceVector<uint16_t> got(
           std::vector<uint16_t>(size(problem.tokens, problem.n), uint16_t{0xffff}));
-      const Status status =
-          cuda::launch_decode_matmul(plan, weight.data(), x.data(), bias_data, got.data(), nullptr);
+      const Status status = cuda::launch_decode_matmul(plan, weight.data(), x.data(), problem.k,
+                                                       bias_data, got.data(), problem.n, nullptr);
       ASSERT_TRUE(status.is_ok()) << status.to_string();
       ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess) << plan.to_string();
       const auto wanted = want.to_host(), given = got.to_host();
@@ -100,23 +100,62 @@ TEST_F(DecodeMatmul, EqualsThePlainChainOnAnyBitsAndOnOnes) {
   }
 }
 
-TEST_F(DecodeMatmul, NoPlanChangesABit) {
+constexpr int kMaxShared = 227 * 1024;
+
+// Every size of stages and rings, and every moment for the next kernel, that fits.
+void add_ring_sizes(const cuda::DecodeMatmulPlan& form, int multiprocessors,
+                    std::vector<cuda::DecodeMatmulPlan>& plans) {
+  cuda::DecodeMatmulPlan plan = form;
+  const bool warp_form = plan.form == cuda::DecodeMatmulPlan::Form::warp;
+  for (const int stage_blocks : warp_form ? std::vector{1, 3, 4, 8} : std::vector{2, 4, 6}) {
+    for (const int stages : {2, 3, 30}) {
+      for (const int x_stages : warp_form ? std::vector{0} : std::vector{2, 5, 30}) {
+        plan.stage_blocks = stage_blocks;
+        plan.stages = stages;
+        plan.x_stages = x_stages;
+        plan.begin_next = (stages + stage_blocks) % 3 * 7;
+        plan.size_for(multiprocessors);
+        if (plan.shared_bytes <= kMaxShared) plans.push_back(plan);
+      }
+    }
+  }
+}
+
+TEST_F(DecodeMatmul, NoPlanOfTheWarpFormChangesABit) {
   for (const int tokens : {1, 8, 16, 64}) {
     const Problem problem{tokens, 2056, 1536};
     std::vector<cuda::DecodeMatmulPlan> plans;
     for (const int multiprocessors : {1, 3, 132, 1000}) {
       cuda::DecodeMatmulPlan plan = plan_of(problem, multiprocessors);
-      const int tile_bytes = (plan.warps * 16 + plan.token_tiles * 8) * 128;
-      for (const int stage_blocks : {1, 2, 3, 4, 8}) {
-        plan.stage_blocks = stage_blocks;
-        for (const int stages : {2, 3, 5, 30}) {
-          plan.stages = stages;
-          plan.shared_bytes = 2048 + stages * stage_blocks * tile_bytes;
-          if (plan.shared_bytes <= 227 * 1024) plans.push_back(plan);
-        }
+      plan.form = cuda::DecodeMatmulPlan::Form::warp;
+      plan.cluster = 1;
+      plan.token_tiles = tokens <= 8 ? 1 : tokens <= 16 ? 2 : tokens <= 32 ? 4 : 8;
+      for (const int rows : {16, 48, 192}) {
+        plan.rows = rows;
+        add_ring_sizes(plan, multiprocessors, plans);
       }
     }
     expect_equal(problem, Data::model, true, plans);
+  }
+}
+
+TEST_F(DecodeMatmul, NoPlanOfTheWarpgroupFormChangesABit) {
+  for (const int tokens : {1, 13, 40, 64}) {
+    const Problem problem{tokens, 1032, 1600};
+    std::vector<cuda::DecodeMatmulPlan> plans;
+    for (const int rows :
+         {8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 168, 192, 224, 256}) {
+      for (const int cluster : {1, 2, 4}) {
+        cuda::DecodeMatmulPlan plan = plan_of(problem);
+        plan.form = cuda::DecodeMatmulPlan::Form::warpgroup;
+        plan.token_tiles = (tokens + 7) / 8;
+        plan.rows = rows;
+        plan.cluster = cluster;
+        plan.x_stage_blocks = rows % 3 == 0 ? 4 : 2;
+        add_ring_sizes(plan, rows % 16 == 0 ? 132 : 8, plans);
+      }
+    }
+    expect_equal(problem, Data::model, tokens != 13, plans);
   }
 }
 
