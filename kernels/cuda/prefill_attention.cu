@@ -29,10 +29,7 @@ using namespace prefill;
 constexpr int kThreads = (kGroups + 1) * 128;
 constexpr int kWarps = kGroups * 4;  // that compute
 constexpr int kGroupBarrier = 1;     // and the next: of one warpgroup
-constexpr int kTurnBarrier = 3;      // and the next: whose turn it is
 constexpr float kMasked = -__builtin_huge_valf();
-constexpr bool kPingPong = true;
-constexpr bool kSkipRescale = true;
 
 // Two rows of a thread: lane / 4 and lane / 4 + 8 of its warp's sixteen.
 struct RowPair {
@@ -95,6 +92,8 @@ class Consumer {
   static constexpr int kOut = kHeadWidth / 2;
   static constexpr int kQuerySteps = kHeadWidth / 16;
   static constexpr int kValueSteps = kKeys / 16;
+  // Whether two blocks of scores fit into the registers.
+  static constexpr bool kAhead = kHeadWidth == 128;
 
  public:
   __device__ Consumer(Tile& shared, const AttentionInputs& inputs, int thread)
@@ -107,7 +106,6 @@ class Consumer {
 
   __device__ void run() {
     uint32_t query_parity = 0;
-    if (kPingPong && group_ == 1) named_barrier_arrive(kTurnBarrier, kGroups * 128);
     for (;;) {
       barrier_wait(shared_address(&shared_.query_full), query_parity);
       query_parity ^= 1u;
@@ -139,116 +137,160 @@ class Consumer {
     const int own_block = rows > 0 ? (work.first_position + first + rows - 1) / kKeys : -1;
     for (int block = tile_block; block > own_block; block--) skip();
     if (rows <= 0) return;
-    // Rows of this thread, and the first block without a masked score.
-    const int position = work.first_position + first + warp_ * 16 + lane_ / 4;
-    const int first_masked = (work.first_position + first + 1) / kKeys;
+    first_masked_ = (work.first_position + first + 1) / kKeys;
+    position_ = work.first_position + first + warp_ * 16 + lane_ / 4;
     const int written = work.last_written + 1 - own_block * kKeys;
-    float out[kOut] = {};
-    float scores[kScores];
-    float factor[2];
-    uint32_t probabilities[kValueSteps][4];
     RowPair state;
+    float out[kOut] = {};
+    float scores[kAhead ? 2 : 1][kScores], factor[2];
+    uint32_t probabilities[kValueSteps][4];
 
-    barrier_wait(shared_address(&shared_.keys_full[turn_.stage]), turn_.parity);
-    begin_turn();
-    start_scores(scores, turn_.stage);
-    end_turn();
+    int block = own_block;
+    start_scores(scores[0], true);
+    if constexpr (kAhead) start_scores(scores[1], block > 0);  // else again, for nobody
     wgmma_wait<0>();
-    settle(scores);
-    release(shared_.keys_empty[turn_.stage]);
-    mask(scores, position - own_block * kKeys);
-    softmax(scores, state, factor, c_);
-    pack(probabilities, scores);
-    barrier_wait(shared_address(&shared_.values_full[turn_.stage]), turn_.parity);
+    settle(scores[0]);
+    if constexpr (kAhead) settle(scores[1]);
+    release_keys();
+    if (kAhead && block > 0) release_keys();
+    if (block >= first_masked_) mask(scores[0], block);
+    softmax(scores[0], state, factor, c_);
+    pack(probabilities, scores[0]);
     if (written < kKeys) clear_values(written);
-
-    for (int block = own_block - 1; block >= 0; block--) {
-      const Turn now = turn_;
-      turn_.advance();
-      barrier_wait(shared_address(&shared_.keys_full[turn_.stage]), turn_.parity);
-      begin_turn();
-      start_scores(scores, turn_.stage);
-      barrier_wait(shared_address(&shared_.values_full[now.stage]), now.parity);
-      start_out(out, probabilities, now.stage);
-      end_turn();
-      wgmma_wait<1>();
-      settle(scores);
-      release(shared_.keys_empty[turn_.stage]);
-      if (block >= first_masked) mask(scores, position - block * kKeys);
-      softmax(scores, state, factor, c_);
-      wgmma_wait<0>();
-      settle(out);
-      release(shared_.values_empty[now.stage]);
-      if (!kSkipRescale || __any_sync(~0u, factor[0] != 1.0f || factor[1] != 1.0f)) {
-#pragma unroll
-        for (int i = 0; i < kOut; i++) out[i] = out[i] * factor[i / 2 % 2];
+    if constexpr (kAhead) {
+      for (; block > 2; block -= 2) {
+        step_ahead<true>(out, probabilities, scores[0], scores[1], state, block);
+        step_ahead<true>(out, probabilities, scores[1], scores[0], state, block - 1);
       }
-      pack(probabilities, scores);
+      if (block == 2) {
+        step_ahead<true>(out, probabilities, scores[0], scores[1], state, 2);
+        step_ahead<false>(out, probabilities, scores[1], scores[0], state, 1);
+      } else if (block == 1) {
+        step_ahead<false>(out, probabilities, scores[0], scores[1], state, 1);
+      }
+    } else {
+      for (; block > 0; block--) step(out, probabilities, scores[0], state, block);
     }
-    barrier_wait(shared_address(&shared_.values_full[turn_.stage]), turn_.parity);
-    start_out(out, probabilities, turn_.stage);
+    start_out(out, probabilities);
     wgmma_wait<0>();
     settle(out);
-    release(shared_.values_empty[turn_.stage]);
-    turn_.advance();
+    release_values();
     store(out, state, work, first + warp_ * 16);
   }
 
-  // The warpgroups start their products in turns, so that one has its softmax while the tensor
-  // cores work for the other. Each takes a turn for each block of the tile.
-  __device__ __forceinline__ void begin_turn() {
-    if (kPingPong) named_barrier_sync(kTurnBarrier + group_, kGroups * 128);
+  // Adds the values of `block`, whose probabilities are packed, and takes the softmax of the block
+  // below. Its scores are in `next` already: the tensor cores go on to those of the block below it,
+  // in `free`, and have work all through the softmax.
+  template <bool kMore>
+  __device__ __forceinline__ void step_ahead(float (&out)[kOut],
+                                             uint32_t (&probabilities)[kValueSteps][4],
+                                             float (&free)[kScores], float (&next)[kScores],
+                                             RowPair& state, int block) {
+    start_out(out, probabilities);
+    if constexpr (kMore) start_scores(free, true);
+    float factor[2];
+    softmax_of(next, state, factor, block - 1);
+    wgmma_wait<0>();
+    settle(out);
+    release_values();
+    if constexpr (kMore) {
+      settle(free);
+      release_keys();
+    }
+    rescale(out, factor);
+    pack(probabilities, next);
   }
-  __device__ __forceinline__ void end_turn() {
-    if (kPingPong) named_barrier_arrive(kTurnBarrier + 1 - group_, kGroups * 128);
+
+  // The same with registers for one block of scores.
+  __device__ __forceinline__ void step(float (&out)[kOut],
+                                       uint32_t (&probabilities)[kValueSteps][4],
+                                       float (&scores)[kScores], RowPair& state, int block) {
+    start_scores(scores, true);
+    start_out(out, probabilities);
+    wgmma_wait<1>();
+    settle(scores);
+    release_keys();
+    float factor[2];
+    softmax_of(scores, state, factor, block - 1);
+    wgmma_wait<0>();
+    settle(out);
+    release_values();
+    rescale(out, factor);
+    pack(probabilities, scores);
+  }
+
+  __device__ __forceinline__ void softmax_of(float (&scores)[kScores], RowPair& state,
+                                             float (&factor)[2], int block) {
+    if (block >= first_masked_) mask(scores, block);
+    softmax(scores, state, factor, c_);
+    // A sum is never negative. The question keeps the compiler from moving the wait for the tensor
+    // cores, which follows, to before its answer.
+    if (__any_sync(~0u, state.sum[0] < 0.0f || state.sum[1] < 0.0f)) __trap();
+  }
+
+  // Mostly the maxima stay, and times 1 changes nothing.
+  __device__ __forceinline__ void rescale(float (&out)[kOut], const float (&factor)[2]) {
+    if (!__any_sync(~0u, factor[0] != 1.0f || factor[1] != 1.0f)) return;
+#pragma unroll
+    for (int i = 0; i < kOut; i++) out[i] = out[i] * factor[i / 2 % 2];
   }
 
   // A block that no row of this warpgroup sees.
   __device__ __forceinline__ void skip() {
-    begin_turn();
-    end_turn();
-    barrier_wait(shared_address(&shared_.keys_full[turn_.stage]), turn_.parity);
-    release(shared_.keys_empty[turn_.stage]);
-    barrier_wait(shared_address(&shared_.values_full[turn_.stage]), turn_.parity);
-    release(shared_.values_empty[turn_.stage]);
-    turn_.advance();
+    barrier_wait(shared_address(&shared_.keys_full[keys_.stage]), keys_.parity);
+    keys_.advance();
+    release_keys();
+    barrier_wait(shared_address(&shared_.values_full[values_.stage]), values_.parity);
+    values_.advance();
+    release_values();
   }
 
-  __device__ __forceinline__ void release(const uint64_t& empty) {
+  // The oldest stage that has not been released.
+  __device__ __forceinline__ void release_keys() {
     __syncwarp();
-    if (lane_ == 0) barrier_arrive(shared_address(&empty));
+    if (lane_ == 0) barrier_arrive(shared_address(&shared_.keys_empty[oldest_keys_]));
+    oldest_keys_ = (oldest_keys_ + 1) % kStages;
+  }
+  __device__ __forceinline__ void release_values() {
+    __syncwarp();
+    if (lane_ == 0) barrier_arrive(shared_address(&shared_.values_empty[oldest_values_]));
+    oldest_values_ = (oldest_values_ + 1) % kStages;
   }
 
-  __device__ __forceinline__ void start_scores(float (&scores)[kScores], int stage) {
-    const uint32_t keys = shared_address(shared_.keys[stage]);
+  __device__ __forceinline__ void start_scores(float (&scores)[kScores], bool fresh) {
+    if (fresh) barrier_wait(shared_address(&shared_.keys_full[keys_.stage]), keys_.parity);
+    const uint64_t keys = tile_descriptor(shared_address(shared_.keys), 16, 1024) +
+                          static_cast<uint64_t>(keys_.stage * (Tile::kStageBytes / 16));
+    if (fresh) keys_.advance();
     settle(scores);
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kQuerySteps; step++) {
-      const uint32_t at =
-          keys + static_cast<uint32_t>(step / 4 * Tile::kBlockBytes + step % 4 * 32);
-      wgmma<false>(scores, query_[step], tile_descriptor(at, 16, 1024), step != 0);
+      const int bytes = step / 4 * Tile::kBlockBytes + step % 4 * 32;
+      wgmma<false>(scores, query_[step], keys + static_cast<uint64_t>(bytes / 16), step != 0);
     }
     wgmma_commit();
   }
 
   __device__ __forceinline__ void start_out(float (&out)[kOut],
-                                            uint32_t (&probabilities)[kValueSteps][4], int stage) {
-    const uint32_t values = shared_address(shared_.values[stage]);
+                                            uint32_t (&probabilities)[kValueSteps][4]) {
+    barrier_wait(shared_address(&shared_.values_full[values_.stage]), values_.parity);
+    const uint64_t values =
+        tile_descriptor(shared_address(shared_.values), Tile::kBlockBytes, 1024) +
+        static_cast<uint64_t>(values_.stage * (Tile::kStageBytes / 16));
+    values_.advance();
     settle(out);
     settle(probabilities);
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kValueSteps; step++) {
-      const uint32_t at = values + static_cast<uint32_t>(step * 16 * kRowBytes);
-      wgmma<true>(out, probabilities[step], tile_descriptor(at, Tile::kBlockBytes, 1024), true);
+      wgmma<true>(out, probabilities[step], values + static_cast<uint64_t>(step * kRowBytes), true);
     }
     wgmma_commit();
   }
 
-  // `position`: of this thread's first row, counted from the block's first key.
-  __device__ __forceinline__ void mask(float (&scores)[kScores], int position) {
-    const int last = position - lane_ % 4 * 2;
+  __device__ __forceinline__ void mask(float (&scores)[kScores], int block) {
+    const int last = position_ - block * kKeys - lane_ % 4 * 2;
 #pragma unroll
     for (int i = 0; i < kScores; i++) {
       const int column = i / 4 * 8 + i % 2;
@@ -266,12 +308,13 @@ class Consumer {
   // Slots that no token has written hold anything, and 0 * NaN is NaN: zeros from `written` on.
   // Both warpgroups may do so: they store the same.
   __device__ __forceinline__ void clear_values(int written) {
+    barrier_wait(shared_address(&shared_.values_full[values_.stage]), values_.parity);
     const int thread = warp_ * 32 + lane_;
     const uint4 zeros{0, 0, 0, 0};
     for (int i = thread; i < (kKeys - written) * (kRowBytes / 16) * Tile::kColumnBlocks; i += 128) {
       const int chunk = i % (kRowBytes / 16), row = i / (kRowBytes / 16);
       const int slot = written + row / Tile::kColumnBlocks;
-      *reinterpret_cast<uint4*>(shared_.values[turn_.stage] +
+      *reinterpret_cast<uint4*>(shared_.values[values_.stage] +
                                 row % Tile::kColumnBlocks * Tile::kBlockBytes + slot * kRowBytes +
                                 chunk * 16) = zeros;
     }
@@ -317,7 +360,10 @@ class Consumer {
   const AttentionInputs& inputs_;
   int group_, warp_, lane_;
   float c_;
-  Turn turn_;
+  Turn keys_, values_;
+  int oldest_keys_ = 0, oldest_values_ = 0;
+  int position_ = 0;      // of this thread's first row
+  int first_masked_ = 0;  // the blocks from this one on have scores to mask
   uint32_t query_[kQuerySteps][4];
 };
 
@@ -327,12 +373,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(1024) uint8_t bytes[];
   auto& shared = *reinterpret_cast<Shared<kHeadWidth>*>(bytes);
   if (threadIdx.x == 0) {
-    barrier_init(shared_address(&shared.query_full), 1);
+    barrier_init(shared_address(&shared.query_full), kCopyWarps);
     barrier_init(shared_address(&shared.query_empty), kWarps);
     for (int i = 0; i < kStages; i++) {
-      barrier_init(shared_address(&shared.keys_full[i]), 1);
+      barrier_init(shared_address(&shared.keys_full[i]), kCopyWarps / 2);
       barrier_init(shared_address(&shared.keys_empty[i]), kWarps);
-      barrier_init(shared_address(&shared.values_full[i]), 1);
+      barrier_init(shared_address(&shared.values_full[i]), kCopyWarps / 2);
       barrier_init(shared_address(&shared.values_empty[i]), kWarps);
     }
     barrier_init_fence();
@@ -343,7 +389,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int thread = static_cast<int>(threadIdx.x);
   if (thread >= kGroups * 128) {
     give_registers<40>();
-    if (thread < kGroups * 128 + 32) Producer<kHeadWidth>(shared, inputs, thread % 32).run();
+    Producer<kHeadWidth>(shared, inputs, uniform(thread / 32 % 4), thread % 32).run();
   } else {
     take_registers<232>();
     Consumer<kHeadWidth>(shared, inputs, thread).run();

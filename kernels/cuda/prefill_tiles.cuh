@@ -72,21 +72,25 @@ struct Schedule {
   }
 };
 
-// The warp that copies. Lane i has copy i of every block of keys or values: a run of slots of one
-// column block, contiguous in its page and in the tile.
+// The warps that copy: two take the keys and two the values, each every second copy of a block. A
+// lane has one copy: a run of slots of one column block, contiguous in its page and in the tile.
+inline constexpr int kCopyWarps = 4;
+
 template <int kHeadWidth>
 class Producer {
   using Tile = Shared<kHeadWidth>;
 
  public:
-  __device__ Producer(Tile& shared, const AttentionInputs& inputs, int lane)
-      : shared_(shared), inputs_(inputs), lane_(lane) {
-    const int page_size = inputs.pages.page_size;
-    run_ = page_size < Tile::kKeys ? page_size : Tile::kKeys;
-    page_shift_ = 31 - __clz(page_size);
-    const int copies = Tile::kKeys / run_ * Tile::kColumnBlocks;
-    first_key_ = lane < copies ? lane / Tile::kColumnBlocks * run_ : 1 << 30;
-    column_block_ = lane % Tile::kColumnBlocks;
+  __device__ Producer(Tile& shared, const AttentionInputs& inputs, int warp, int lane)
+      : shared_(shared),
+        inputs_(inputs),
+        warp_(warp),
+        lane_(lane),
+        values_(warp % 2 != 0),
+        run_(min(inputs.pages.page_size, Tile::kKeys)) {
+    const int copy = lane * 2 + warp / 2;
+    column_block_ = copy % Tile::kColumnBlocks;
+    first_key_ = copy / Tile::kColumnBlocks * run_;  // kKeys or more: this lane has nothing to do
   }
 
   __device__ void run() {
@@ -98,7 +102,7 @@ class Producer {
       const DeviceSequence sequence = inputs_.step.sequences[tile.sequence];
       const int left = sequence.row_count - tile.first;
       if (left <= 0) continue;
-      const Work work{sequence.first_row + tile.first, left < kQueryTile ? left : kQueryTile,
+      const Work work{sequence.first_row + tile.first, min(left, kQueryTile),
                       sequence.first_position + tile.first,
                       sequence.first_position + sequence.row_count - 1, head};
       copy_query(work);
@@ -108,21 +112,23 @@ class Producer {
   }
 
  private:
+  // Each warp its share of the rows.
   __device__ void copy_query(const Work& work) {
     barrier_wait(shared_address(&shared_.query_empty), query_parity_ ^ 1u);
     query_parity_ ^= 1u;
     const uint32_t full = shared_address(&shared_.query_full);
+    const int row = warp_ * 32 + lane_;
     if (lane_ == 0) {
-      shared_.work = work;
-      barrier_expect(full, static_cast<uint32_t>(work.rows) * kHeadWidth * 2);
+      if (warp_ == 0) shared_.work = work;
+      barrier_expect(full,
+                     static_cast<uint32_t>(max(0, min(work.rows - row, 32)) * kHeadWidth * 2));
     }
     __syncwarp();
-    for (int row = lane_; row < work.rows; row += 32) {
-      copy_bytes(
-          shared_address(shared_.query) + static_cast<uint32_t>(row * Tile::kQueryPitch),
-          inputs_.query + (work.first_row + row) * inputs_.query_stride + work.head * kHeadWidth,
-          kHeadWidth * 2, full);
-    }
+    if (row >= work.rows) return;
+    copy_bytes(
+        shared_address(shared_.query) + static_cast<uint32_t>(row * Tile::kQueryPitch),
+        inputs_.query + (work.first_row + row) * inputs_.query_stride + work.head * kHeadWidth,
+        kHeadWidth * 2, full);
   }
 
   // Every key block from that of the last row down to 0. Runs that no token has written are left
@@ -130,45 +136,47 @@ class Producer {
   __device__ void copy_blocks(const Work& work, const int32_t* table) {
     const int kv_head = work.head / (inputs_.query_heads / inputs_.pages.kv_heads);
     const int last_position = work.first_position + work.rows - 1;
-    int first_key = last_position / Tile::kKeys * Tile::kKeys;
-    const int runs = (work.last_written - first_key) / run_ + 1;
-    const int all_runs = Tile::kKeys / run_;
-    int bytes = (runs < all_runs ? runs : all_runs) * run_ * kRowBytes * Tile::kColumnBlocks;
-    int position = first_key + first_key_;
-    bool mine = position <= work.last_written;
-    int page = mine ? table[position >> page_shift_] : 0;
-    for (; first_key >= 0; first_key -= Tile::kKeys) {
+    const int blocks = last_position / Tile::kKeys + 1;
+    const bool mine = first_key_ < Tile::kKeys;
+    int position = (blocks - 1) * Tile::kKeys + first_key_;
+    bool written = mine && position <= work.last_written;
+    int page = written ? table[position / inputs_.pages.page_size] : 0;
+    for (int block = 0; block < blocks; block++) {
       const int slot = position & (inputs_.pages.page_size - 1);
-      const uint16_t* keys = inputs_.pages.keys(page, kv_head, column_block_) + slot * kColumnBlock;
-      const uint16_t* values =
-          inputs_.pages.values(page, kv_head, column_block_) + slot * kColumnBlock;
-      const bool copies = mine;
+      const uint16_t* from = (values_ ? inputs_.pages.values(page, kv_head, column_block_)
+                                      : inputs_.pages.keys(page, kv_head, column_block_)) +
+                             slot * kColumnBlock;
+      const bool copies = written;
       position -= Tile::kKeys;  // the next block's page, long before it is needed
-      mine = first_key_ < Tile::kKeys && position >= 0;
-      page = mine ? table[position >> page_shift_] : 0;
-      copy(copies, shared_.keys[turn_.stage], keys, shared_.keys_full, shared_.keys_empty, bytes);
-      copy(copies, shared_.values[turn_.stage], values, shared_.values_full, shared_.values_empty,
-           bytes);
-      turn_.advance();
-      bytes = Tile::kStageBytes;
+      written = mine && position >= 0;
+      page = written ? table[position / inputs_.pages.page_size] : 0;
+      copy(copies, from);
     }
   }
 
-  __device__ void copy(bool mine, const uint8_t* stage, const uint16_t* from, const uint64_t* full,
-                       const uint64_t* empty, int bytes) {
-    barrier_wait(shared_address(empty + turn_.stage), turn_.parity ^ 1u);
-    const uint32_t barrier = shared_address(full + turn_.stage);
-    if (lane_ == 0) barrier_expect(barrier, static_cast<uint32_t>(bytes));
+  __device__ void copy(bool mine, const uint16_t* from) {
+    const int stage = turn_.stage;
+    barrier_wait(shared_address((values_ ? shared_.values_empty : shared_.keys_empty) + stage),
+                 turn_.parity ^ 1u);
+    turn_.advance();
+    const uint32_t full =
+        shared_address((values_ ? shared_.values_full : shared_.keys_full) + stage);
+    const auto bytes = static_cast<uint32_t>(run_ * kRowBytes);
+    const int copies = __popc(__ballot_sync(~0u, mine));
+    if (lane_ == 0) barrier_expect(full, static_cast<uint32_t>(copies) * bytes);
     __syncwarp();
     if (!mine) return;
-    copy_bytes(shared_address(stage) + static_cast<uint32_t>(column_block_ * Tile::kBlockBytes +
-                                                             first_key_ * kRowBytes),
-               from, static_cast<uint32_t>(run_ * kRowBytes), barrier);
+    const uint8_t* to = (values_ ? shared_.values : shared_.keys)[stage];
+    copy_bytes(shared_address(to) + static_cast<uint32_t>(column_block_ * Tile::kBlockBytes +
+                                                          first_key_ * kRowBytes),
+               from, bytes, full);
   }
 
   Tile& shared_;
   const AttentionInputs& inputs_;
-  int lane_, run_, page_shift_, first_key_, column_block_;
+  int warp_, lane_;
+  bool values_;
+  int run_, first_key_, column_block_;
   uint32_t query_parity_ = 0;
   Turn turn_;
 };
