@@ -1,50 +1,19 @@
-// matmul_test.cu: plain_matmul is the chain of rule N1 on the host's model, on goldens and beside
-// decode_matmul; every algorithm that cuBLASLt offers without split K has its bits.
+// matmul_test.cu: plain_matmul is the chain of rule N1, by the host's model, by goldens and beside
+// decode_matmul.
 #include <algorithm>
 #include <span>
 
-#include "kernels/contract/tensor_core.h"
 #include "kernels/cuda/decode_matmul.h"
-#include "kernels/cuda/lt_compare.h"
-#include "kernels/cuda/matmul.h"
 #include "kernels/reference/reference.h"
-#include "tests/cuda/device.h"
+#include "tests/cuda/matmul_problem.h"
 #include "tests/support/expect_bits.h"
 #include "tests/support/golden.h"
 #include "tests/support/golden_key.h"
-#include "tests/support/random_data.h"
 
 namespace exact::cuda_test {
 namespace {
 
-constexpr uint16_t kUntouched = 0xbeef;
-
-struct Shape {
-  int64_t tokens, n, k;
-  std::string to_string() const {
-    return "(T, N, K) = (" + std::to_string(tokens) + ", " + std::to_string(n) + ", " +
-           std::to_string(k) + ")";
-  }
-};
-
-size_t area(int64_t rows, int64_t columns) {
-  return static_cast<size_t>(rows * columns);
-}
-
-cuda::MatmulInputs inputs_of(const Shape& shape, const uint16_t* x, const uint16_t* weight,
-                             const uint16_t* bias, uint16_t* out) {
-  return {.x = x,
-          .x_stride = shape.k,
-          .weight = weight,
-          .bias = bias,
-          .out = out,
-          .out_stride = shape.n,
-          .tokens = shape.tokens,
-          .out_features = shape.n,
-          .in_features = shape.k};
-}
-
-class Matmul : public testing::Test {
+class PlainMatmul : public testing::Test {
  protected:
   void SetUp() override {
     if (const std::string reason = missing_device(); !reason.empty()) GTEST_SKIP() << reason;
@@ -74,8 +43,6 @@ class Matmul : public testing::Test {
     EXPECT_BITS_EQ(run_plain(shape, x, weight, bias), want, shape.to_string() + " " + what);
   }
 };
-
-using PlainMatmul = Matmul;
 
 TEST_F(PlainMatmul, EqualsTheReferenceForSmallAndOddShapes) {
   RandomData random;
@@ -166,8 +133,8 @@ TEST_F(PlainMatmul, EqualsDecodeMatmul) {
          {static_cast<const uint16_t*>(nullptr), static_cast<const uint16_t*>(bias.data())}) {
       ASSERT_TRUE(cuda::launch_plain_matmul(
           inputs_of(shape, x.data(), weight.data(), bias_data, plain.data()), nullptr));
-      ASSERT_TRUE(cuda::launch_decode_matmul(*plan, weight.data(), x.data(), bias_data,
-                                             streamed.data(), nullptr));
+      ASSERT_TRUE(cuda::launch_decode_matmul(*plan, weight.data(), x.data(), shape.k, bias_data,
+                                             streamed.data(), shape.n, nullptr));
       ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
       EXPECT_BITS_EQ(plain.to_host(), streamed.to_host(), shape.to_string());
     }
