@@ -1,5 +1,5 @@
-// fill_test_data: data[i] = a bf16 whose bits come from a hash of (seed, i / 2) where its pair
-// cancels, of (seed, i) where it does not. count_differences: an integer sum. Neither rounds.
+// fill_test_data: bits of a hash, arranged as lt_compare.h says. count_differences: an integer sum.
+// Neither rounds.
 #include <cuda_runtime.h>
 
 #include <string>
@@ -20,27 +20,52 @@ __device__ __forceinline__ uint64_t hash(uint64_t i, uint32_t seed) {
   return z ^ z >> 31;
 }
 
-// Sign, an exponent from -4 to 1 (low ones more often), 7 bits of fraction.
-__device__ __forceinline__ uint16_t finite_bf16(uint64_t bits) {
-  const auto exponent = static_cast<uint32_t>(123 + ((bits >> 8 & 7) * 6 >> 3));
+// Sign, a magnitude from 2^-9 to 2^2, 7 bits of fraction; everything times 2^exponent_offset.
+__device__ __forceinline__ uint16_t finite_bf16(uint64_t bits, int exponent_offset = 0) {
+  const auto exponent =
+      static_cast<uint32_t>(118 + exponent_offset + static_cast<int>((bits >> 8 & 0xff) * 12 >> 8));
   return static_cast<uint16_t>((bits & 0x80u) << 8 | exponent << 7 | (bits & 0x7fu));
 }
 
-// Two of three pairs cancel but for a last bit; the rest are independent, so that sums wander.
-__global__ void fill(uint16_t* data, int64_t count, bool negate_second, uint32_t seed) {
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count;
+__device__ uint16_t weight_value(int64_t row, int64_t column, int64_t columns, uint32_t seed) {
+  const int64_t k = min(column, columns - 1 - column);
+  const bool alike = row % 2 != 0;  // neighbours, but for a last bit
+  const uint64_t bits = hash(static_cast<uint64_t>(row * columns + (alike ? k / 2 : k)), seed);
+  const auto last_bit = static_cast<uint16_t>(alike && k % 2 != 0 ? bits >> 40 & 1 : 0);
+  return static_cast<uint16_t>(finite_bf16(bits) ^ last_bit);
+}
+
+__device__ uint16_t x_value(int64_t row, int64_t column, int64_t columns, uint32_t seed) {
+  const auto place = [&](int64_t k) { return static_cast<uint64_t>(row * columns + k); };
+  constexpr uint16_t kMinus = 0x8000, kInfinity = 0x7f80;
+  if (row % 64 == 37 && column == columns / 3) return kInfinity;
+  if (row % 64 == 38 && column == columns / 3) return kInfinity;
+  if (row % 64 == 38 && column == columns - 1 - columns / 3) return kInfinity | kMinus;
+  if (row % 4 == 2) return finite_bf16(hash(place(column), seed));
+  if (row % 8 == 3) {
+    const uint64_t bits = hash(place(column / 2), seed);
+    const bool second = column % 2 != 0;
+    const auto last_bit = static_cast<uint16_t>(second ? bits >> 40 & 1 : 0);
+    return static_cast<uint16_t>(finite_bf16(bits) ^ last_bit ^ (second ? kMinus : 0));
+  }
+  const bool second_half = column >= columns / 2;
+  const uint64_t bits = hash(place(second_half ? columns - 1 - column : column), seed);
+  const uint16_t value = finite_bf16(bits, row % 8 == 7 ? -117 : 0);
+  return static_cast<uint16_t>(value ^ (second_half ? kMinus : 0));
+}
+
+__device__ uint16_t bias_value(int64_t column, uint32_t seed) {
+  if (column % 4 == 0) return 0;
+  return finite_bf16(hash(static_cast<uint64_t>(column), seed), column % 4 == 1 ? -20 : 0);
+}
+
+__global__ void fill(uint16_t* data, int64_t rows, int64_t columns, TestSide side, uint32_t seed) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < rows * columns;
        i += int64_t{gridDim.x} * blockDim.x) {
-    const uint64_t pair = hash(static_cast<uint64_t>(i / 2), seed);
-    const bool cancels = i / 2 % 3 != 0;
-    if (i % 2 == 0) {
-      data[i] = finite_bf16(pair);
-    } else if (cancels) {
-      const auto last_bit = static_cast<uint16_t>(pair >> 40 & 1);
-      data[i] =
-          static_cast<uint16_t>((finite_bf16(pair) ^ last_bit) ^ (negate_second ? 0x8000 : 0));
-    } else {
-      data[i] = finite_bf16(hash(static_cast<uint64_t>(i), seed + 1));
-    }
+    const int64_t row = i / columns, column = i % columns;
+    data[i] = side == TestSide::x        ? x_value(row, column, columns, seed)
+              : side == TestSide::weight ? weight_value(row, column, columns, seed)
+                                         : bias_value(column, seed);
   }
 }
 
@@ -69,10 +94,10 @@ Status launched(const char* name) {
 
 }  // namespace
 
-Status fill_test_data(uint16_t* data, int64_t count, TestSide side, uint32_t seed,
+Status fill_test_data(uint16_t* data, int64_t rows, int64_t columns, TestSide side, uint32_t seed,
                       cudaStream_t stream) {
-  if (count <= 0) return {};
-  fill<<<blocks_for(count), kThreads, 0, stream>>>(data, count, side == TestSide::x, seed);
+  if (rows <= 0 || columns <= 0) return {};
+  fill<<<blocks_for(rows * columns), kThreads, 0, stream>>>(data, rows, columns, side, seed);
   return launched("fill_test_data");
 }
 

@@ -10,12 +10,22 @@
 
 namespace exact::cuda {
 
-// Which side of the product: pairs of neighbours along k nearly cancel in it, as the second of each
-// pair is negated on one side alone.
-enum class TestSide : uint8_t { x, weight };
+// Data on which another order of addition, another width of a step or another rounding is seen in
+// the bf16 of the sum. The weights are the same read from either end of k, and x is one of these by
+// its row:
+//   most rows     the negative of itself read from the other end: a sum that grows and comes back
+//   to
+//                 zero, so that what is left is every rounding on the way
+//   row 2, 6, ..  any values: a part of k left out or added twice is seen
+//   row 3, ..     neighbours that cancel but for a last bit, where the weights' neighbours are
+//   alike row 7, ..     products around the smallest normal, sums below it row 37, 38    of each
+//   64: an infinity among the values; two that make a NaN
+// The magnitudes of x and of the weights are 2^-9 to 2^2, so that small products lose bits beside
+// large ones. A bias is zero, tiny or like a weight.
+enum class TestSide : uint8_t { x, weight, bias };
 
-// data[i] = bf16 of magnitude 2^-4 to 2^1, from a hash of (seed, i). All finite.
-Status fill_test_data(uint16_t* data, int64_t count, TestSide side, uint32_t seed,
+// data (rows, columns), contiguous, from a hash of (seed, row, column); columns even.
+Status fill_test_data(uint16_t* data, int64_t rows, int64_t columns, TestSide side, uint32_t seed,
                       cudaStream_t stream);
 
 // *differing += how many of the (rows, columns) elements have other bits. `differing` is device

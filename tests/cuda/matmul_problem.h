@@ -49,10 +49,10 @@ class DeviceProblem {
         got_(area(shape.tokens, shape.n)),
         differing_(1) {
     EXPECT_TRUE(
-        cuda::fill_test_data(x_.data(), shape.tokens * shape.k, cuda::TestSide::x, 4, nullptr));
-    EXPECT_TRUE(cuda::fill_test_data(weight_.data(), shape.n * shape.k, cuda::TestSide::weight, 5,
-                                     nullptr));
-    EXPECT_TRUE(cuda::fill_test_data(bias_.data(), shape.n, cuda::TestSide::x, 6, nullptr));
+        cuda::fill_test_data(x_.data(), shape.tokens, shape.k, cuda::TestSide::x, 4, nullptr));
+    EXPECT_TRUE(
+        cuda::fill_test_data(weight_.data(), shape.n, shape.k, cuda::TestSide::weight, 5, nullptr));
+    EXPECT_TRUE(cuda::fill_test_data(bias_.data(), 1, shape.n, cuda::TestSide::bias, 6, nullptr));
     multiply_plainly();
   }
 

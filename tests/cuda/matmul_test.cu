@@ -122,10 +122,10 @@ TEST_F(PlainMatmul, EqualsDecodeMatmul) {
     const DeviceVector<uint16_t> plain(area(shape.tokens, shape.n)),
         streamed(area(shape.tokens, shape.n));
     ASSERT_TRUE(
-        cuda::fill_test_data(x.data(), shape.tokens * shape.k, cuda::TestSide::x, 1, nullptr));
+        cuda::fill_test_data(x.data(), shape.tokens, shape.k, cuda::TestSide::x, 1, nullptr));
     ASSERT_TRUE(
-        cuda::fill_test_data(weight.data(), shape.n * shape.k, cuda::TestSide::weight, 2, nullptr));
-    ASSERT_TRUE(cuda::fill_test_data(bias.data(), shape.n, cuda::TestSide::x, 3, nullptr));
+        cuda::fill_test_data(weight.data(), shape.n, shape.k, cuda::TestSide::weight, 2, nullptr));
+    ASSERT_TRUE(cuda::fill_test_data(bias.data(), 1, shape.n, cuda::TestSide::bias, 3, nullptr));
     const auto plan =
         cuda::plan_decode_matmul(static_cast<int>(shape.tokens), shape.n, shape.k, 132);
     ASSERT_TRUE(plan.is_ok()) << plan.status().to_string();
