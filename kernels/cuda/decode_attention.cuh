@@ -63,6 +63,54 @@ __device__ __forceinline__ void copy_run(uint32_t to, const void* from, uint32_t
       : "memory");
 }
 
+// tensor_core_step, kept where it is written: between loads that it shall hide.
+__device__ __forceinline__ void ordered_step(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+      "{%0,%1,%2,%3};\n"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// A place in a ring of stages, each with a barrier that says full and one that says empty.
+struct RingTurn {
+  uint32_t full, empty;  // shared addresses
+  int stages;
+  int stage = 0;
+  uint32_t parity = 0;
+  bool wrapped = false;  // every stage has been used once
+
+  __device__ uint32_t full_barrier() const { return full + 8u * static_cast<uint32_t>(stage); }
+  __device__ uint32_t empty_barrier() const { return empty + 8u * static_cast<uint32_t>(stage); }
+  __device__ void wait_full() const { barrier_wait(full_barrier(), parity); }
+  __device__ void wait_empty() const {
+    if (wrapped) barrier_wait(empty_barrier(), parity ^ 1u);
+  }
+  __device__ void advance() {
+    if (++stage < stages) return;
+    stage = 0;
+    parity ^= 1u;
+    wrapped = true;
+  }
+};
+
+// The barriers of a ring of at most kStages.
+template <int kStages>
+struct RingBarriers {
+  uint64_t full[kStages], empty[kStages];
+
+  __device__ void init(int stages, int full_arrivals, int empty_arrivals) {
+    for (int i = 0; i < stages; i++) {
+      barrier_init(shared_address(&full[i]), full_arrivals);
+      barrier_init(shared_address(&empty[i]), empty_arrivals);
+    }
+  }
+  __device__ RingTurn turn(int stages = kStages) {
+    return {shared_address(full), shared_address(empty), stages};
+  }
+};
+
 // Whom a block works for: the heads [0, heads) from `first_head` on of one sequence.
 struct DecodeWork {
   int row, position, first_page;
@@ -85,6 +133,82 @@ __device__ __forceinline__ DecodeWork decode_work(const AttentionInputs& inputs,
           min(shape.group - first, kHeadTiles * kHeadTile),
           s.row_count == 0};
 }
+
+// How a warp copies the keys or values of a key block: a lane has one run of slots, what a page has
+// of one column block. Blocks come in descending order; the pages of 32 runs are read at once, a
+// round before they are needed.
+template <int kHeadWidth>
+class PieceCopier {
+ public:
+  using Head = HeadShape<kHeadWidth>;
+
+  __device__ PieceCopier(const AttentionInputs& inputs, const DecodeWork& work, int lane)
+      : pages_(inputs.pages), table_(inputs.step.pages + work.first_page), lane_(lane) {
+    const int run_slots = min(pages_.page_size, Head::kKeys);
+    page_shift_ = 31 - __clz(pages_.page_size);
+    run_shift_ = 31 - __clz(run_slots);
+    const int runs = Head::kKeys >> run_shift_;
+    run_ = lane & (runs - 1);
+    column_block_ = lane / runs;
+    kv_head_ = work.kv_head;
+    last_run_ = work.position >> run_shift_;
+    last_block_ = work.position / Head::kKeys;
+    // Only whole k16 steps are read, and only those that the query sees.
+    seen_ = (work.position % Head::kKeys / 16 + 1) * 16;
+    round_ = last_run_ & ~31;
+    page_ = page_of(round_ + lane);
+    next_page_ = page_of(round_ - 32 + lane);
+  }
+
+  // Before the copies of a block, by all lanes.
+  __device__ void turn_to(int block) {
+    const int run = (block << (kKeyShift - run_shift_)) + run_;
+    if ((run & ~31) != round_) {
+      round_ -= 32;
+      page_ = next_page_;
+      next_page_ = page_of(round_ - 32 + lane_);
+    }
+    const int page = __shfl_sync(0xffffffffu, page_, run & 31);
+    slots_ = block == last_block_ ? seen_ : Head::kKeys;
+    const int first = run_ << run_shift_;
+    const int in_page = (block * Head::kKeys + first) & (pages_.page_size - 1);
+    const int count = min(1 << run_shift_, slots_ - first);
+    bytes_ = column_block_ < Head::kColumnBlocks && count > 0 ? count * kRowBytes : 0;
+    from_ = pages_.keys(page, kv_head_, min(column_block_, Head::kColumnBlocks - 1)) +
+            in_page * kColumnBlock;
+    to_ = static_cast<uint32_t>(column_block_ * Head::kColumnBlockBytes + first * kRowBytes);
+  }
+
+  __device__ void copy_keys(uint32_t piece, uint32_t barrier, uint64_t policy) const {
+    copy(piece, from_, barrier, policy);
+  }
+  __device__ void copy_values(uint32_t piece, uint32_t barrier, uint64_t policy) const {
+    copy(piece, from_ + pages_.kv_heads * pages_.head_elements(), barrier, policy);
+  }
+
+ private:
+  static constexpr int kKeyShift = Head::kKeys == 64 ? 6 : 7;
+
+  __device__ int page_of(int run) const {
+    return run >= 0 ? table_[min(run, last_run_) << run_shift_ >> page_shift_] : 0;
+  }
+  __device__ void copy(uint32_t piece, const uint16_t* from, uint32_t barrier,
+                       uint64_t policy) const {
+    if (lane_ == 0)
+      barrier_expect(barrier, static_cast<uint32_t>(slots_ * kRowBytes * Head::kColumnBlocks));
+    __syncwarp();
+    if (bytes_ > 0) copy_run(piece + to_, from, static_cast<uint32_t>(bytes_), barrier, policy);
+  }
+
+  LayerPages pages_;
+  const int32_t* table_;
+  int lane_, page_shift_, run_shift_, run_, column_block_, kv_head_;
+  int last_run_, last_block_, seen_;
+  int round_, page_, next_page_;
+  int slots_ = 0, bytes_ = 0;
+  const uint16_t* from_ = nullptr;
+  uint32_t to_ = 0;
+};
 
 // Q^T of this lane: head lane / 4 of each tile, zeros where there is none.
 template <int kHeadWidth, int kHeadTiles>

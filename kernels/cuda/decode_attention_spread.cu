@@ -39,7 +39,7 @@ struct Scratch {
 
 // ---- scores
 
-constexpr int kScoreWarps = 4;
+constexpr int kScoringWarps = 4;
 
 template <int kHeadWidth>
 __device__ void copy_keys(uint32_t piece, uint32_t barrier, const AttentionInputs& inputs,
@@ -64,7 +64,7 @@ __device__ void copy_keys(uint32_t piece, uint32_t barrier, const AttentionInput
 }
 
 template <int kHeadWidth, int kHeadTiles>
-__global__ void __launch_bounds__(kScoreWarps * 32, 3)
+__global__ void __launch_bounds__(kScoringWarps * 32, 3)
     spread_scores(const __grid_constant__ AttentionInputs inputs, const DecodeShape shape,
                   const Scratch scratch) {
   using Head = HeadShape<kHeadWidth>;
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kScoreWarps * 32, 3)
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const uint32_t piece = shared_address(shared) + static_cast<uint32_t>(warp * kPieceBytes);
   const uint32_t barrier =
-      shared_address(shared) + static_cast<uint32_t>(kScoreWarps * kPieceBytes + warp * 8);
+      shared_address(shared) + static_cast<uint32_t>(kScoringWarps * kPieceBytes + warp * 8);
   if (lane == 0) {
     barrier_init(barrier, 1);
     barrier_init_fence();
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kScoreWarps * 32, 3)
   const auto sequence = static_cast<int>(blockIdx.z);
   const DecodeWork work =
       decode_work<kHeadTiles>(inputs, shape, sequence, static_cast<int>(blockIdx.y));
-  const int block = static_cast<int>(blockIdx.x) * kScoreWarps + warp;
+  const int block = static_cast<int>(blockIdx.x) * kScoringWarps + warp;
   const int last = work.position / Head::kKeys;
   if (work.nobody || block > last) return;
   const int seen = block == last ? work.position % Head::kKeys + 1 : Head::kKeys;
@@ -570,8 +570,9 @@ Status launch_spread(const AttentionInputs& inputs, void* memory, cudaStream_t s
     const auto count = static_cast<unsigned>(std::min(pass, inputs.step.decode_sequences - first));
     EXACT_RETURN_IF_ERROR(launch_overlapping(
         "decode_attention, scores", spread_scores<kHeadWidth, kHeadTiles>,
-        dim3(static_cast<unsigned>((blocks + kScoreWarps - 1) / kScoreWarps), kv_head_parts, count),
-        kScoreWarps * 32, kScoreWarps * (kPieceBytes + 8), stream, inputs, shape, scratch));
+        dim3(static_cast<unsigned>((blocks + kScoringWarps - 1) / kScoringWarps), kv_head_parts,
+             count),
+        kScoringWarps * 32, kScoringWarps * (kPieceBytes + 8), stream, inputs, shape, scratch));
     EXACT_RETURN_IF_ERROR(launch_overlapping(
         "decode_attention, columns", spread_columns<kHeadWidth, kHeadTiles>,
         dim3(static_cast<unsigned>(Head::kTiles), kv_head_parts, count), kColumnThreads,

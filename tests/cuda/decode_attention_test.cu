@@ -33,14 +33,14 @@ class DecodeAttention : public testing::Test {
 
   // The rows that a form gives; scratch is NaN before.
   static std::vector<uint16_t> launch(DeviceAttention& device, cuda::AttentionInputs inputs,
-                                      DecodeAttentionForm form) {
+                                      DecodeAttentionForm form, int multiprocessors = 132) {
     const size_t bytes = cuda::decode_attention_scratch(
         inputs.step.decode_sequences, inputs.query_heads, inputs.step.max_decode_context);
     const DeviceVector<uint16_t> scratch(std::vector<uint16_t>(bytes / 2 + 1, kNan));
     device.reset();
     inputs.out = device.inputs().out;
-    const Status status =
-        cuda::launch_decode_attention(inputs, form, 132, scratch.data(), bytes, nullptr);
+    const Status status = cuda::launch_decode_attention(inputs, form, multiprocessors,
+                                                        scratch.data(), bytes, nullptr);
     EXPECT_TRUE(status.is_ok()) << status.to_string();
     EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
     return device.rows();
@@ -84,6 +84,23 @@ TEST_F(DecodeAttention, EqualsTheReferenceForBatchesOfMixedLengths) {
     for (int32_t& length : lengths) length = static_cast<int32_t>(stream.bits24(next++) % 700) + 1;
     expect_equal(draw_attention({8, 2, 128}, 32, contexts(lengths), 3.0, batch));
     expect_equal(draw_attention({4, 4, 64}, 16, contexts(lengths), 3.0, batch));
+  }
+}
+
+// The fewer multiprocessors there seem to be, the more blocks share one, with shallower rings.
+TEST_F(DecodeAttention, NoDepthOfTheRingsChangesABit) {
+  for (const int32_t width : {64, 80, 128}) {
+    for (const int32_t group : {1, 4, 8, 16}) {
+      const HostAttention host =
+          draw_attention({group * 2, 2, width}, 32, contexts({1, 700, 65, 400, 128, 999}));
+      const std::vector<uint16_t> want = reference_rows(host);
+      DeviceAttention device(host);
+      for (const int multiprocessors : {1, 4, 6, 12, 132}) {
+        const std::vector<uint16_t> got =
+            launch(device, device.inputs(), DecodeAttentionForm::streamed, multiprocessors);
+        ASSERT_EQ(difference(host, want, got), "") << multiprocessors << " multiprocessors";
+      }
+    }
   }
 }
 
