@@ -66,10 +66,8 @@ void DecodeMatmulPlan::size_for(int multiprocessors) {
   if (form == Form::warp) {
     shared_bytes = 2 * kBarrierBytes + stages * stage_blocks * (rows + token_tiles * 8) * kRowBytes;
   } else {
-    // The last tile of x is read as 64 rows whatever it has.
     shared_bytes = 2 * kBarrierBytes + stages * stage_blocks * rows * kRowBytes +
-                   x_stages * x_stage_blocks * token_tiles * 8 * kRowBytes +
-                   (64 - token_tiles * 8) * kRowBytes;
+                   x_stages * x_stage_blocks * token_tiles * 8 * kRowBytes;
   }
 }
 

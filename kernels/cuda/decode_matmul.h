@@ -28,9 +28,9 @@ struct DecodeMatmulPlan {
   int tokens = 0;            // rows of x
   int token_tiles = 0;       // of 8 tokens in shared memory; warp: 1, 2, 4 or 8
   int rows = 0;              // of the weights that a block takes at a time
-  int stage_blocks = 0;      // blocks of 64 k in a stage of the ring of weights; warpgroup: even
+  int stage_blocks = 0;      // blocks of 64 k in a stage of the ring of weights
   int stages = 0;
-  int x_stage_blocks = 0;  // warpgroup: of the ring of x; even
+  int x_stage_blocks = 0;  // warpgroup: of the ring of x
   int x_stages = 0;
   int cluster = 1;     // warpgroup: blocks that share their copies of x
   int begin_next = 0;  // the copied stage of weights at which the next kernel may begin; 0: at once

@@ -1,9 +1,8 @@
 // decode_matmul, warpgroup form:
 //         out[t, n] = bf16(chain_k(x[t, k] * weight[n, k]) + bias[n])                      rule N1
 // shapes  weight (N, K), x (T, K), out (T, N) bf16; T <= 64, N % 8 == 0, K % 64 == 0
-// order   one accumulator an output, k16 steps in ascending k: wgmma with 64 rows of x as the first
-//         operand (rows beyond T hold whatever lies there and are never stored: a row of the first
-//         operand reaches its own row of the product only) and the block's rows of the weights
+// order   one accumulator an output, k16 steps in ascending k: wgmma with 64 rows of x, from
+//         registers, as the first operand (zeros beyond T) and the block's rows of the weights
 // rounds  the end, nowhere else
 // launch  a block takes kN * kParts rows of the weights at a time, over all of K: one warpgroup
 //         multiplies, one warp copies weights, one copies x, each through a ring of stages of its
@@ -20,8 +19,9 @@ namespace {
 
 constexpr int kMultiplyWarps = 4;  // one warpgroup
 constexpr int kThreads = (kMultiplyWarps + 2) * 32;
-constexpr int kUnitBlocks = 2;  // of 64 k multiplied at a time; stages are multiples of it
-constexpr int kMaxStages = 32;  // of each ring: four arrays of barriers fill kBarrierBytes
+constexpr int kSteps = kBlockK / 16;  // in a block of 64 k
+constexpr int kRound = 4;             // blocks in a turn of the loop; zeros beyond K change nothing
+constexpr int kMaxStages = 32;        // of each ring: four arrays of barriers fill kBarrierBytes
 
 // The work, the same for every thread.
 struct Shape {
@@ -35,16 +35,18 @@ struct Shape {
 };
 
 struct Counts {
-  int passes, weight_stages, x_stages;  // row groups of this block; stages in each of them
+  int passes;                           // row groups of this block
+  int rounds, weight_stages, x_stages;  // in each of them
 };
 
 __device__ __forceinline__ Counts counts_of(const Shape& shape) {
   // A cluster stays together: its blocks make the same passes, the last ones maybe over no rows.
   const int first = static_cast<int>(blockIdx.x) / shape.cluster * shape.cluster;
   const int step = static_cast<int>(gridDim.x);
-  return {(shape.groups - first + step - 1) / step,
-          (shape.k_blocks + shape.weight_stage_blocks - 1) / shape.weight_stage_blocks,
-          (shape.k_blocks + shape.x_stage_blocks - 1) / shape.x_stage_blocks};
+  const int rounds = (shape.k_blocks + kRound - 1) / kRound;
+  return {(shape.groups - first + step - 1) / step, rounds,
+          (rounds * kRound + shape.weight_stage_blocks - 1) / shape.weight_stage_blocks,
+          (rounds * kRound + shape.x_stage_blocks - 1) / shape.x_stage_blocks};
 }
 
 // The weights' copies in the order of use; a stage at a time.
@@ -122,99 +124,155 @@ __device__ __forceinline__ void store(const float (&sums)[kParts][kN / 2], const
   }
 }
 
-template <int kN, int kParts>
-__device__ __forceinline__ void multiply_all(StageRing weights, StageRing x, const Shape& shape,
-                                             const Counts& counts, const uint16_t* bias,
-                                             uint16_t* out) {
-  constexpr uint32_t kWeightBlockBytes = kN * kParts * kRowBytes;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const auto x_block_bytes = static_cast<uint32_t>(shape.x_rows * kRowBytes);
-  const auto x_stage_bytes = static_cast<uint32_t>(x.stage_bytes);
-  const int units = (shape.k_blocks + kUnitBlocks - 1) / kUnitBlocks;
-  // A stage that will be written again is handed back to who writes it; the others must not be: a
-  // block of the cluster that is done is gone.
-  int weights_to_hand_back = counts.passes * counts.weight_stages - shape.weight_stages;
-  int x_to_hand_back = counts.passes * counts.x_stages - shape.x_stages;
-  int x_turn = shape.x_stages % shape.cluster;
-  uint32_t used_weights = 0, used_x = 0;  // the barriers of the stages in use
-  const auto hand_back_weights = [&] {
-    if (weights_to_hand_back-- > 0 && lane == 0) barrier_arrive(used_weights);
-  };
-  const auto hand_back_x = [&] {
-    if (x_to_hand_back-- > 0 && lane == 0) {
-      barrier_arrive_at(used_x, static_cast<uint32_t>(x_turn));
+// Fragments of x, a block of 64 k at a time: four steps of a warp's 16 rows. A warp whose rows lie
+// beyond the tokens keeps zeros and takes no part.
+struct XFeed {
+  StageRing ring;
+  uint32_t lane_offset;
+  uint32_t block_bytes;
+  int stage_blocks, cluster;
+  bool active;
+  int to_hand_back;  // stages that will be written again; a block that is done must not be told
+  int turn;          // who writes the stage in use again
+  int left = 0;      // blocks of it
+  uint32_t block = 0;
+
+  __device__ __forceinline__ void load(uint32_t (&steps)[kSteps][4]) {
+    if (!active) return;
+    if (left == 0) {
+      barrier_wait(ring.full_barrier(), ring.parity);
+      // For the next round, which begins when all warps have handed this stage back.
+      if (threadIdx.x == 0) {
+        barrier_expect(ring.full_barrier(), static_cast<uint32_t>(ring.stage_bytes));
+      }
+      block = ring.base() + lane_offset;
+      left = stage_blocks;
     }
-    if (++x_turn == shape.cluster) x_turn = 0;
-  };
+#pragma unroll
+    for (uint32_t step = 0; step < kSteps; step++) load_matrices(steps[step], block ^ step << 5);
+    block += block_bytes;
+    if (--left == 0) finish_stage();
+  }
+  __device__ __forceinline__ void finish_stage() {
+    if (to_hand_back-- > 0 && threadIdx.x % 32 == 0) {
+      barrier_arrive_at(ring.empty_barrier(), static_cast<uint32_t>(turn));
+    }
+    if (++turn == cluster) turn = 0;
+    ring.advance();
+    left = 0;
+  }
+};
+
+// The operands of the weights, a block of 64 k at a time. A stage is handed back when the block
+// after its last one is under way, for then the last one is multiplied.
+template <uint32_t kBlockBytes>
+struct WeightFeed {
+  StageRing ring;
+  int stage_blocks;
+  int to_hand_back;
+  int left = 0;
+  uint32_t operand = 0;                                  // its low half, the same in every lane
+  uint32_t in_use = 0, finished = 0, just_finished = 0;  // barriers of stages, 0: none
+
+  __device__ __forceinline__ void next_block() {
+    if (left == 0) {
+      just_finished = in_use;
+      barrier_wait(ring.full_barrier(), ring.parity);
+      operand = static_cast<uint32_t>(wgmma_operand(ring.base()));
+      in_use = ring.empty_barrier();
+      ring.advance();
+      left = stage_blocks;
+    } else {
+      operand += kBlockBytes >> 4;
+    }
+    left--;
+    // Said to be uniform, so that the operands are made in uniform registers, where the steps
+    // follow each other without a bubble.
+    operand = __shfl_sync(~0u, operand, 0);
+  }
+  __device__ __forceinline__ void block_before_is_done() {
+    hand_back(finished);
+    finished = just_finished;
+    just_finished = 0;
+  }
+  __device__ __forceinline__ void all_is_done() {
+    hand_back(finished);
+    hand_back(in_use);
+    finished = in_use = 0;
+    left = 0;
+  }
+  __device__ __forceinline__ void hand_back(uint32_t barrier) {
+    if (barrier != 0 && to_hand_back-- > 0 && threadIdx.x % 32 == 0) barrier_arrive(barrier);
+  }
+};
+
+template <int kN, int kParts>
+__device__ __forceinline__ void multiply_all(const StageRing& weights, const StageRing& x,
+                                             const Shape& shape, const Counts& counts,
+                                             const uint16_t* bias, uint16_t* out) {
+  constexpr uint32_t kHigh = static_cast<uint32_t>(kOperandHigh >> 32);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int token = warp * 16 + (lane & 15);
+  // The last tile of 8 may be alone in its 16: its rows then stand for those that are missing.
+  const int row = token < shape.x_rows ? token : token - 8;
+  XFeed x_feed{x,
+               static_cast<uint32_t>(row * kRowBytes + ((lane >> 4 ^ (row & 7)) << 4)),
+               static_cast<uint32_t>(shape.x_rows * kRowBytes),
+               shape.x_stage_blocks,
+               shape.cluster,
+               warp * 16 < shape.x_rows,
+               counts.passes * counts.x_stages - shape.x_stages,
+               shape.x_stages % shape.cluster};
+  WeightFeed<kN * kParts * kRowBytes> weight_feed{
+      weights, shape.weight_stage_blocks,
+      counts.passes * counts.weight_stages - shape.weight_stages};
   for (int pass = 0; pass < counts.passes; pass++) {
     float sums[kParts][kN / 2] = {};
-    int weight_left = 0, x_left = 0;  // blocks of the present stages
-    uint32_t weight_block = 0, x_block = 0;
-    for (int unit = 0; unit < units; unit++) {
-      const bool new_weights = weight_left == 0, new_x = x_left == 0;
-      if (new_weights) {
-        barrier_wait(weights.full_barrier(), weights.parity);
-        weight_block = weights.base();
-        weight_left = shape.weight_stage_blocks;
-      }
-      if (new_x) {
-        barrier_wait(x.full_barrier(), x.parity);
-        // For the next round; it can't begin before all warps have handed this stage back.
-        if (threadIdx.x == 0) barrier_expect(x.full_barrier(), x_stage_bytes);
-        x_block = x.base();
-        x_left = shape.x_stage_blocks;
-      }
-      // The same in every lane, and the compiler is told so: it keeps the operands in uniform
-      // registers, where the steps follow each other without a bubble.
-      weight_block = __shfl_sync(~0u, weight_block, 0);
-      x_block = __shfl_sync(~0u, x_block, 0);
+    uint32_t fragments[kRound][kSteps][4] = {};
+    x_feed.load(fragments[0]);
+    x_feed.load(fragments[1]);
+    weight_feed.next_block();
+#pragma unroll 1
+    for (int round = 1; round <= counts.rounds; round++) {
 #pragma unroll
-      for (int part = 0; part < kParts; part++) pin_registers(sums[part]);
-      wgmma_fence();
+      for (int block = 0; block < kRound; block++) {
 #pragma unroll
-      for (int block = 0; block < kUnitBlocks; block++) {
-        const uint64_t x_operand = wgmma_operand(x_block + block * x_block_bytes);
-        const uint64_t weight_operand = wgmma_operand(weight_block + block * kWeightBlockBytes);
+        for (int part = 0; part < kParts; part++) pin_registers(sums[part]);
+        wgmma_fence();
+        // Around the loop the compiler forgets that the operand is uniform.
+        const uint32_t low =
+            block == 0 ? __shfl_sync(~0u, weight_feed.operand, 0) : weight_feed.operand;
+        const uint64_t operand = uint64_t{kHigh} << 32 | low;
 #pragma unroll
-        for (int step = 0; step < kBlockK / 16; step++) {
+        for (int step = 0; step < kSteps; step++) {
 #pragma unroll
           for (int part = 0; part < kParts; part++) {
-            wgmma_step<kN>(sums[part], x_operand + step * 2,
-                           weight_operand + (part * kN * kRowBytes + step * 32) / 16);
+            wgmma_step<kN>(sums[part], fragments[block][step],
+                           operand + (part * kN * kRowBytes + step * 32) / 16);
           }
         }
+        wgmma_commit();
+        // What comes next is made ready while these multiply.
+        if (block + 2 < kRound || round < counts.rounds) {
+          x_feed.load(fragments[(block + 2) % kRound]);
+        }
+        if (block + 1 < kRound || round < counts.rounds) weight_feed.next_block();
+        wgmma_wait<1>();
+        weight_feed.block_before_is_done();
       }
-      wgmma_commit();
-#pragma unroll
-      for (int part = 0; part < kParts; part++) pin_registers(sums[part]);
-      wgmma_wait<1>();  // the unit before this one is multiplied
-      if (unit > 0 && new_weights) hand_back_weights();
-      if (unit > 0 && new_x) hand_back_x();
-      if (new_weights) {
-        used_weights = weights.empty_barrier();
-        weights.advance();
-      }
-      if (new_x) {
-        used_x = x.empty_barrier();
-        x.advance();
-      }
-      weight_block += kUnitBlocks * kWeightBlockBytes;
-      x_block += kUnitBlocks * x_block_bytes;
-      weight_left -= kUnitBlocks;
-      x_left -= kUnitBlocks;
     }
     wgmma_wait<0>();
 #pragma unroll
     for (int part = 0; part < kParts; part++) pin_registers(sums[part]);
-    hand_back_weights();
-    hand_back_x();
+    weight_feed.all_is_done();
+    if (x_feed.active && x_feed.left > 0) x_feed.finish_stage();
     const int group = pass * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
     store<kN, kParts>(sums, shape, bias, out, group * kN * kParts);
   }
 }
 
 template <int kN, int kParts>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kN* kParts <= 128 ? 2 : 1)
     decode_matmul_warpgroup(const __grid_constant__ CUtensorMap weight_map,
                             const __grid_constant__ CUtensorMap x_map,
                             const uint16_t* __restrict__ bias, uint16_t* __restrict__ out,
@@ -248,7 +306,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (uint32_t i = 0; i < static_cast<uint32_t>(x.stages); i++) {
       barrier_init(x.full + 8u * i, 1);
       barrier_expect(x.full + 8u * i, static_cast<uint32_t>(x.stage_bytes));
-      barrier_init(x.empty + 8u * i, kMultiplyWarps * shape.cluster);
+      barrier_init(x.empty + 8u * i, (shape.x_rows + 15) / 16 * shape.cluster);
     }
     barrier_init_fence();
     if (shape.begin_next == 0) let_next_kernel_begin();
@@ -311,8 +369,9 @@ Status launch(const DecodeMatmulPlan& plan, const DecodeMatmulOperands& operands
 
 Status launch_warpgroup_form(const DecodeMatmulPlan& plan, const DecodeMatmulOperands& operands,
                              cudaStream_t stream) {
-  if (plan.stage_blocks % kUnitBlocks != 0 || plan.x_stage_blocks % kUnitBlocks != 0) {
-    return Status(Code::invalid, plan.to_string() + ": stages must be multiples of 128 k");
+  // A stage is waited for before the one before the last is handed back.
+  if (plan.stages < 2 || (plan.stages < 3 && plan.stage_blocks == 1) || plan.x_stages < 2) {
+    return Status(Code::invalid, plan.to_string() + ": too few stages");
   }
   switch (plan.rows) {
     case 8:

@@ -107,7 +107,7 @@ void add_ring_sizes(const cuda::DecodeMatmulPlan& form, int multiprocessors,
                     std::vector<cuda::DecodeMatmulPlan>& plans) {
   cuda::DecodeMatmulPlan plan = form;
   const bool warp_form = plan.form == cuda::DecodeMatmulPlan::Form::warp;
-  for (const int stage_blocks : warp_form ? std::vector{1, 3, 4, 8} : std::vector{2, 4, 6}) {
+  for (const int stage_blocks : {1, 2, 3, 4, 8}) {
     for (const int stages : {2, 3, 30}) {
       for (const int x_stages : warp_form ? std::vector{0} : std::vector{2, 5, 30}) {
         plan.stage_blocks = stage_blocks;
@@ -115,6 +115,7 @@ void add_ring_sizes(const cuda::DecodeMatmulPlan& form, int multiprocessors,
         plan.x_stages = x_stages;
         plan.begin_next = (stages + stage_blocks) % 3 * 7;
         plan.size_for(multiprocessors);
+        if (!warp_form && stage_blocks == 1 && stages == 2) continue;
         if (plan.shared_bytes <= kMaxShared) plans.push_back(plan);
       }
     }
@@ -151,7 +152,7 @@ TEST_F(DecodeMatmul, NoPlanOfTheWarpgroupFormChangesABit) {
         plan.token_tiles = (tokens + 7) / 8;
         plan.rows = rows;
         plan.cluster = cluster;
-        plan.x_stage_blocks = rows % 3 == 0 ? 4 : 2;
+        plan.x_stage_blocks = 1 << rows / 8 % 4;
         add_ring_sizes(plan, rows % 16 == 0 ? 132 : 8, plans);
       }
     }
