@@ -13,6 +13,8 @@
 #include "kernels/base/bf16.h"
 #include "kernels/contract/log_softmax.h"
 #include "kernels/cuda/bf16x8.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/logits_plan.h"
 #include "kernels/cuda/sm90.cuh"
 
 namespace exact::cuda {
@@ -96,19 +98,25 @@ __device__ __forceinline__ void copy_bytes(uint32_t to, const void* from, uint32
       : "memory");
 }
 
-// One block's part of a row, from the side of one thread.
-template <int kChains, int kCluster>
+// The dynamic shared memory of a block; the row's part begins at an offset that the kernel chooses.
+extern __shared__ __align__(16) uint8_t cluster_shared[];
+
+// One block's part of a row, from the side of one thread. kShared: the part is copied into shared
+// memory; else it is read from where the row lies.
+template <int kChains, int kCluster, bool kShared>
 class RowPart {
  public:
   static constexpr int kThreads = kChains / kCluster;
   static constexpr int kWarps = kThreads / 32;
+  static constexpr int kAllWarps = kChains / 32;
+  static constexpr int kBlocks = kCluster;
 
   int chain;       // of the rule
   int warp, lane;  // the warp among those of all blocks
   int rank;        // of the block
 
-  __device__ RowPart(const RowShape& shape, const uint16_t* row, uint16_t* shared, bool in_shared)
-      : shape_(shape), row_(row), shared_(shared), in_shared_(in_shared) {
+  __device__ RowPart(const RowShape& shape, int data_offset)
+      : shape_(shape), data_offset_(data_offset) {
     const auto thread = static_cast<int>(threadIdx.x);
     rank = cluster_rank<kCluster>();
     chain = rank * kThreads + thread;
@@ -116,25 +124,12 @@ class RowPart {
     lane = chain % 32;
     group_rounds_ = shape.grouped / (4 * kChains);
     group_rest_ = shape.grouped % (4 * kChains);
-    group_items_ = group_rounds_ + (group_rest_ != 0 ? 1 : 0);
     singles_ = shape.vocabulary - shape.grouped;
-    items_ = group_items_ + (singles_ + kChains - 1) / kChains;
-    if (in_shared) {
-      groups_ = shared + 4 * thread;
-      ones_ = shared + shape.grouped / kCluster + thread;
-      group_stride_ = 4 * kThreads;
-      one_stride_ = kThreads;
-    } else {
-      groups_ = row + 4 * chain;
-      ones_ = row + shape.grouped + chain;
-      group_stride_ = 4 * kChains;
-      one_stride_ = kChains;
-    }
   }
 
   // Before the barriers are used, and before anything is copied.
   __device__ void init_barriers(RowControl* control) const {
-    if (!in_shared_) return;
+    if constexpr (!kShared) return;
     if (threadIdx.x == 0) {
       for (int p = 0; p < kLoadParts; p++) {
         const int items = first_item(p + 1) - first_item(p);
@@ -145,30 +140,33 @@ class RowPart {
     __syncthreads();
   }
 
-  // Starts the copy, by the first warp.
-  __device__ void copy(RowControl* control) const {
-    if (!in_shared_ || threadIdx.x >= 32) return;
+  // Says which row, when it may be read; starts the copy, by the first warp.
+  __device__ void begin(const uint16_t* row, RowControl* control) {
+    row_ = row;
+    if constexpr (!kShared) return;
+    if (threadIdx.x >= 32) return;
     for (int p = 0; p < kLoadParts; p++) {
       const uint32_t barrier = shared_address(&control->barrier[p]);
       for (int item = first_item(p) + lane; item < first_item(p + 1); item += 32) {
-        const bool group = item < group_items_;
+        const bool group = item < group_items();
         const int width = group ? 4 * kThreads : kThreads;  // elements of the block in a round
-        const int round = group ? item : item - group_items_;
+        const int round = group ? item : item - group_items();
         const int first = (group ? 0 : shape_.grouped) + round * width * kCluster + rank * width;
         const int end = group ? shape_.grouped : shape_.vocabulary;
         const int left = end - first;
         const int count = left < 0 ? 0 : left < width ? left : width;
         const uint32_t bytes = static_cast<uint32_t>(count) * 2;
-        const uint16_t* const to =
-            shared_ + (group ? 0 : shape_.grouped / kCluster) + round * width;
+        const int to = data_offset_ + (group ? 0 : ones_offset()) + 2 * round * width;
         barrier_expect(barrier, bytes);
-        if (bytes > 0) copy_bytes(shared_address(to), row_ + first, bytes, barrier);
+        if (bytes > 0) copy_bytes(shared_address(cluster_shared + to), row + first, bytes, barrier);
       }
     }
   }
 
-  // The largest logit and the largest magnitude, as bits, over all blocks; waits for the copy.
-  __device__ void find_largest(RowControl* control, float* max, uint32_t* magnitude) const {
+  // The largest logit and the largest magnitude, as bits, over all blocks; waits for the copy. The
+  // largest of this chain goes to chain_max, which is -inf where it has none.
+  __device__ void find_largest(RowControl* control, float* chain_max, float* max,
+                               uint32_t* magnitude) const {
     __nv_bfloat162 pair_max =
         __halves2bfloat162(__ushort_as_bfloat16(0xff80u), __ushort_as_bfloat16(0xff80u));
     uint32_t pair_magnitude = 0;
@@ -178,24 +176,27 @@ class RowPart {
     };
     for (int p = 0; p < kLoadParts; p++) {
       const int begin = first_item(p), end = first_item(p + 1);
-      if (in_shared_ && end > begin) barrier_wait(shared_address(&control->barrier[p]), 0);
-#pragma unroll 4
-      for (int item = begin; item < end; item++) {
-        if (item < group_items_) {
-          if (item == group_rounds_ && 4 * chain >= group_rest_) continue;
-          const uint2 group = load_group(item);
-          take(group.x);
-          take(group.y);
-        } else {
-          const int round = item - group_items_;
-          if (round * kChains + chain >= singles_) continue;
-          const uint32_t one = ones_[round * one_stride_];
-          take(one << 16 | one);
-        }
+      if (kShared && end > begin) barrier_wait(shared_address(&control->barrier[p]), 0);
+      const int whole = end < group_rounds_ ? end : group_rounds_;
+#pragma unroll 8
+      for (int round = begin; round < whole; round++) {
+        const uint2 group = load_group(round);
+        take(group.x);
+        take(group.y);
       }
     }
-    const float high = __high2float(pair_max), low = __low2float(pair_max);
-    const uint32_t ordered = ordered_bits(fmaxf(high, low));
+    if (4 * chain < group_rest_) {
+      const uint2 group = load_group(group_rounds_);
+      take(group.x);
+      take(group.y);
+    }
+#pragma unroll 4
+    for (int round = 0; round * kChains + chain < singles_; round++) {
+      const uint32_t one = load_one(round);
+      take(one << 16 | one);
+    }
+    *chain_max = fmaxf(__high2float(pair_max), __low2float(pair_max));
+    const uint32_t ordered = ordered_bits(*chain_max);
     const uint32_t upper = pair_magnitude >> 16, lower = pair_magnitude & 0xffffu;
     const uint32_t warp_max = __reduce_max_sync(kAllLanes, ordered);
     const uint32_t warp_magnitude = __reduce_max_sync(kAllLanes, upper > lower ? upper : lower);
@@ -204,7 +205,6 @@ class RowPart {
       at_rank<kCluster>(control, lane)->largest_magnitude[warp] = warp_magnitude;
     }
     sync_cluster<kCluster>();
-    constexpr int kAllWarps = kWarps * kCluster;
     *max = from_ordered_bits(__reduce_max_sync(kAllLanes, control->max[lane % kAllWarps]));
     *magnitude = __reduce_max_sync(kAllLanes, control->largest_magnitude[lane % kAllWarps]);
   }
@@ -213,19 +213,31 @@ class RowPart {
   // else; all lanes of a warp come together, some maybe with nothing present.
   template <class Visit>
   __device__ __forceinline__ void visit(const Visit& visit_elements) const {
-    const auto visit_group = [&](int round, bool present) {
-      const uint2 group = present ? load_group(round) : uint2{0u, 0u};
+    const auto visit_group = [&](int round, const uint2& group, bool present) {
       const float x[4] = {low_half(group.x), high_half(group.x), low_half(group.y),
                           high_half(group.y)};
       visit_elements(round * 4 * kChains + 4 * chain, x, present);
     };
-#pragma unroll 2
-    for (int round = 0; round < group_rounds_; round++) visit_group(round, true);
-    if (4 * 32 * warp < group_rest_) visit_group(group_rounds_, 4 * chain < group_rest_);
-    for (int first = 32 * warp; first < singles_; first += kChains) {
-      const int id = first + lane;
+    int round = 0;
+    constexpr int kAhead = 4;
+    for (; round + kAhead <= group_rounds_; round += kAhead) {
+      uint2 groups[kAhead];
+#pragma unroll
+      for (int i = 0; i < kAhead; i++) groups[i] = load_group(round + i);
+#pragma unroll
+      for (int i = 0; i < kAhead; i++) visit_group(round + i, groups[i], true);
+    }
+#pragma unroll 1
+    for (; round < group_rounds_; round++) visit_group(round, load_group(round), true);
+    if (4 * 32 * warp < group_rest_) {
+      const bool present = 4 * chain < group_rest_;
+      visit_group(group_rounds_, present ? load_group(group_rounds_) : uint2{0u, 0u}, present);
+    }
+#pragma unroll 1
+    for (int r = 0; r * kChains + 32 * warp < singles_; r++) {
+      const int id = r * kChains + chain;
       const bool present = id < singles_;
-      const float x[1] = {present ? bf16_to_float(ones_[first / kChains * one_stride_]) : 0.0f};
+      const float x[1] = {present ? bf16_to_float(load_one(r)) : 0.0f};
       visit_elements(shape_.grouped + id, x, present);
     }
   }
@@ -238,23 +250,40 @@ class RowPart {
   }
 
  private:
-  // Parts of whole items: a part may be empty in a short row.
-  __device__ int first_item(int part) const {
-    return items_ * part / kLoadParts;
+  // Rounds of groups, and of all.
+  __device__ int group_items() const {
+    return group_rounds_ + (group_rest_ != 0 ? 1 : 0);
   }
+  __device__ int first_item(int part) const {
+    const int items = group_items() + (singles_ + kChains - 1) / kChains;
+    return items * part / kLoadParts;
+  }
+  // Bytes from the start of the part to what is taken one by one.
+  __device__ int ones_offset() const {
+    return 2 * (shape_.grouped / kCluster);
+  }
+
   __device__ uint2 load_group(int round) const {
-    return *reinterpret_cast<const uint2*>(groups_ + round * group_stride_);
+    if constexpr (kShared) {
+      const int offset = data_offset_ + 8 * static_cast<int>(threadIdx.x);
+      return *reinterpret_cast<const uint2*>(cluster_shared + offset + round * 8 * kThreads);
+    } else {
+      return *reinterpret_cast<const uint2*>(row_ + 4 * chain + round * 4 * kChains);
+    }
+  }
+  __device__ uint16_t load_one(int round) const {
+    if constexpr (kShared) {
+      const int offset = data_offset_ + ones_offset() + 2 * static_cast<int>(threadIdx.x);
+      return *reinterpret_cast<const uint16_t*>(cluster_shared + offset + round * 2 * kThreads);
+    } else {
+      return row_[shape_.grouped + chain + round * kChains];
+    }
   }
 
   RowShape shape_;
-  const uint16_t* row_;
-  uint16_t* shared_;
-  bool in_shared_;
-  const uint16_t* groups_;  // of this thread: its first group, and its first element of the others
-  const uint16_t* ones_;
-  int group_stride_, one_stride_;
+  int data_offset_;
+  const uint16_t* row_ = nullptr;
   int group_rounds_, group_rest_;  // whole rounds, and the ids in the last one that is not
-  int group_items_, items_;        // rounds of groups, and of all
   int singles_;
 };
 
@@ -277,6 +306,35 @@ __device__ __forceinline__ float total_of_warps(const float* sums, int lane) {
 // a log_sum above 0, which hides the sign.
 __device__ __forceinline__ float logprob_of(float x, float max, float sum) {
   return (x == max ? 0.0f : x - max) - contract::log(sum);
+}
+
+// ---- host
+inline LaunchShape row_launch_shape(const LogitsPlan& plan, int chains) {
+  return {.blocks = plan.count * plan.cluster,
+          .threads = chains / plan.cluster,
+          .shared_bytes = plan.shared_bytes,
+          .cluster = plan.cluster};
+}
+
+// launch.operator()<chains, cluster, shared>() of the plan.
+template <class Launch>
+Status with_row_part(const LogitsPlan& plan, const Launch& launch) {
+  constexpr int kChains = contract::kLogSumThreads;
+  if (plan.vocabulary <= kOneWarpVocabulary) return launch.template operator()<32, 1, true>();
+  const auto with_cluster = [&]<int kCluster>() {
+    return plan.in_shared ? launch.template operator()<kChains, kCluster, true>()
+                          : launch.template operator()<kChains, kCluster, false>();
+  };
+  switch (plan.cluster) {
+    case 1:
+      return with_cluster.template operator()<1>();
+    case 2:
+      return with_cluster.template operator()<2>();
+    case 4:
+      return with_cluster.template operator()<4>();
+    default:
+      return with_cluster.template operator()<8>();
+  }
 }
 
 }  // namespace exact::cuda

@@ -16,24 +16,21 @@ namespace {
 
 constexpr int kControlBytes = static_cast<int>(sizeof(RowControl) + 15) / 16 * 16;
 
-template <int kChains, int kCluster>
+template <int kChains, int kCluster, bool kShared>
 __global__ void __launch_bounds__(kChains / kCluster, (kCluster + 1) / 2)
     target_logprobs(const uint16_t* logits, const RowShape shape, const int32_t* targets,
-                    float* out, bool in_shared) {
-  extern __shared__ __align__(16) uint8_t shared[];
-  auto* const control = reinterpret_cast<RowControl*>(shared);
+                    float* out) {
+  auto* const control = reinterpret_cast<RowControl*>(cluster_shared);
   let_next_kernel_begin();
-  wait_for_earlier_kernels();
-  const auto index = static_cast<int64_t>(blockIdx.x) / kCluster;
-  const RowPart<kChains, kCluster> part(shape, logits + index * shape.vocabulary,
-                                        reinterpret_cast<uint16_t*>(shared + kControlBytes),
-                                        in_shared);
+  RowPart<kChains, kCluster, kShared> part(shape, kControlBytes);
   part.init_barriers(control);
-  part.copy(control);
+  const auto index = static_cast<int64_t>(blockIdx.x) / kCluster;
+  wait_for_earlier_kernels();
+  part.begin(logits + index * shape.vocabulary, control);
   if constexpr (kCluster > 1) sync_cluster<kCluster>();  // all blocks are there
-  float largest = 0.0f;
+  float chain_max = 0.0f, largest = 0.0f;
   uint32_t magnitude = 0;
-  part.find_largest(control, &largest, &magnitude);
+  part.find_largest(control, &chain_max, &largest, &magnitude);
   if (magnitude >= 0x7f80u) {
     if (part.chain == 0) out[index] = float_from_bits(0x7fffffffu);
     return;
@@ -84,26 +81,11 @@ Result<LogitsPlan> plan_target_logprobs(int64_t vocabulary, int64_t rows, int cl
 
 Status launch_target_logprobs(const LogitsPlan& plan, const uint16_t* logits,
                               const int32_t* targets, float* out, cudaStream_t stream) {
-  const auto launch = [&](auto kernel, int chains) {
-    return launch_overlapped("target_logprobs", kernel,
-                             {.blocks = plan.count * plan.cluster,
-                              .threads = chains / plan.cluster,
-                              .shared_bytes = plan.shared_bytes,
-                              .cluster = plan.cluster},
-                             stream, logits, row_shape(plan.vocabulary), targets, out,
-                             plan.in_shared);
-  };
-  if (plan.vocabulary <= kOneWarpVocabulary) return launch(target_logprobs<32, 1>, 32);
-  switch (plan.cluster) {
-    case 1:
-      return launch(target_logprobs<1024, 1>, 1024);
-    case 2:
-      return launch(target_logprobs<1024, 2>, 1024);
-    case 4:
-      return launch(target_logprobs<1024, 4>, 1024);
-    default:
-      return launch(target_logprobs<1024, 8>, 1024);
-  }
+  return with_row_part(plan, [&]<int kChains, int kCluster, bool kShared>() {
+    return launch_overlapped("target_logprobs", target_logprobs<kChains, kCluster, kShared>,
+                             row_launch_shape(plan, kChains), stream, logits,
+                             row_shape(plan.vocabulary), targets, out);
+  });
 }
 
 Status launch_target_logprobs(const uint16_t* logits, int64_t rows, int64_t vocabulary,

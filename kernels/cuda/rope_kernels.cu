@@ -203,59 +203,56 @@ template <int kWidth>
 __global__ void __launch_bounds__(kThreads) head_kernel(const HeadWork work) {
   using Lanes = HeadLanes<kWidth>;
   let_next_kernel_begin();
-  wait_for_earlier_kernels();
-  const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t thread = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const int64_t item = thread / Lanes::kTaken;
   const int lane = static_cast<int>(threadIdx.x) % Lanes::kTaken;
   const bool used = item < work.heads && lane < Lanes::kUsed;
   const int heads_a_row = work.query_heads + 2 * work.kv_heads;
-  const int row = used ? static_cast<int>(item / heads_a_row) : 0;
-  int head = used ? static_cast<int>(item - int64_t{row} * heads_a_row) : 0;
+  const int row = used ? static_cast<int>(item) / heads_a_row : 0;
+  int head = used ? static_cast<int>(item) - row * heads_a_row : 0;
+  // The step's tables, rotary tables and weights are written by copies, which no kernel overlaps:
+  // they are read while the kernel before ends.
   const int position = work.positions[row];
   const bool is_query = head < work.query_heads;
   if (!is_query) head -= work.query_heads;
   const bool is_value = !is_query && head >= work.kv_heads;
   if (is_value) head -= work.kv_heads;
+  const bool rotates = used && !is_value && work.rope.cos_sin != nullptr;
+  const uint16_t* const norm = is_query ? work.rope.query_norm : work.rope.key_norm;
+  const bool norms = rotates && norm != nullptr;
+  HeadPart weight{}, cosine{}, sine{};
+  if (norms) weight = load_part<kWidth>(norm, lane);
+  const int sequence = used && !is_query ? work.row_sequence[row] : -1;
+  if (rotates) {
+    const uint16_t* const table = work.rope.cos_sin + int64_t{position} * 2 * kWidth;
+    cosine = load_part<kWidth>(table, lane);
+    sine = load_part<kWidth>(table + kWidth, lane);
+  }
+  uint16_t* to = nullptr;
+  if (sequence >= 0) {
+    const int first_page = work.sequences[sequence].first_page;
+    const int page = work.page_table[first_page + (position >> work.page_shift)];
+    to = is_value ? work.pages.values(page, head, 0) : work.pages.keys(page, head, 0);
+  }
   const uint16_t* from = is_query   ? work.query.data + row * work.query.stride
                          : is_value ? work.values.data + row * work.values.stride
                                     : work.keys.data + row * work.keys.stride;
   from += head * kWidth;
+  wait_for_earlier_kernels();
   HeadPart part{};
   if (used) part = load_part<kWidth>(from, lane);
-  uint16_t* to = nullptr;
-  int slot = 0;
-  if (used && !is_query) {
-    const int sequence = work.row_sequence[row];
-    if (sequence >= 0) {
-      const int first_page = work.sequences[sequence].first_page;
-      const int page = work.page_table[first_page + (position >> work.page_shift)];
-      slot = position & (work.pages.page_size - 1);
-      to = is_value ? work.pages.values(page, head, 0) : work.pages.keys(page, head, 0);
-    }
+  if (__any_sync(kAllLanes, norms)) {
+    const HeadPart normed = norm_head<kWidth>(part, weight, lane, work.rope);
+    if (norms) part = normed;
   }
-  if (work.rope.cos_sin != nullptr) {
-    HeadPart cosine{}, sine{};
-    const uint16_t* const table = work.rope.cos_sin + int64_t{position} * 2 * kWidth;
-    const bool rotates = used && !is_value;
-    if (rotates) {
-      cosine = load_part<kWidth>(table, lane);
-      sine = load_part<kWidth>(table + kWidth, lane);
-    }
-    const uint16_t* const norm = is_query ? work.rope.query_norm : work.rope.key_norm;
-    if (work.rope.query_norm != nullptr || work.rope.key_norm != nullptr) {
-      HeadPart weight{};
-      if (rotates && norm != nullptr) weight = load_part<kWidth>(norm, lane);
-      const HeadPart normed = norm_head<kWidth>(part, weight, lane, work.rope);
-      if (rotates && norm != nullptr) part = normed;
-    }
-    if (rotates) part = rotate(part, cosine, sine);
-  }
+  if (rotates) part = rotate(part, cosine, sine);
   if (!used) return;
   if (is_query) {
     uint16_t* const out = work.query.data + row * work.query.stride + head * kWidth;
     store8(out + lane * kVector, part.low);
     store8(out + kWidth / 2 + lane * kVector, part.high);
   } else if (to != nullptr) {
+    const int slot = position & (work.pages.page_size - 1);
     store8(to + chunk_offset(work.pages, slot, lane), part.low);
     store8(to + chunk_offset(work.pages, slot, lane + Lanes::kUsed), part.high);
   }
@@ -277,11 +274,15 @@ Status launch(const char* name, HeadWork& work, int32_t head_width, const Device
   work.sequences = step.sequences;
   work.page_table = step.pages;
   work.heads = int64_t{step.rows} * (work.query_heads + 2 * work.kv_heads);
+  EXACT_CHECK(work.heads < int64_t{1} << 31, "more heads in a step than an int counts");
   const auto launch_width = [&]<int kWidth>() {
-    constexpr int kHeadsABlock = kThreads / HeadLanes<kWidth>::kTaken;
-    const int64_t blocks = (work.heads + kHeadsABlock - 1) / kHeadsABlock;
-    return launch_overlapped(name, head_kernel<kWidth>, {.blocks = blocks, .threads = kThreads},
-                             stream, work);
+    // Few heads: small blocks, spread over all multiprocessors.
+    constexpr int64_t kFewThreads = 132 * 512;
+    const int64_t all = work.heads * HeadLanes<kWidth>::kTaken;
+    const int threads = all <= kFewThreads ? 64 : kThreads;
+    return launch_overlapped(name, head_kernel<kWidth>,
+                             {.blocks = (all + threads - 1) / threads, .threads = threads}, stream,
+                             work);
   };
   switch (head_width) {
     case 32:

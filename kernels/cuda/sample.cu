@@ -9,7 +9,6 @@
 //         passes that count (token_filter.cuh) and one for what is kept. Block 0 draws.
 #include "kernels/base/check.h"
 #include "kernels/contract/philox.h"
-#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/logits.h"
 #include "kernels/cuda/logits_plan.h"
 #include "kernels/cuda/token_filter.cuh"
@@ -33,9 +32,10 @@ __device__ __forceinline__ bool has_filter(const SampleRow& row) {
   return row.top_k > 0 || row.top_p < 1.0f || row.min_p > 0.0f;
 }
 
-template <int kChains, int kCluster>
+template <class Part>
 struct Draw {
-  using Part = RowPart<kChains, kCluster>;
+  static constexpr int kCluster = Part::kBlocks;
+  static constexpr int kChains = Part::kThreads * kCluster;
 
   const Part& part;
   DrawControl* control;
@@ -123,7 +123,7 @@ struct Draw {
     const bool top_k = row.top_k > 0 && row.top_k < part.shape().vocabulary;
     const bool top_p = row.top_p < 1.0f;
     uint64_t weight = sum_raw(tempered, top_p && !top_k);
-    TokenFilter<Part, kCluster> tokens(part, tempered, largest, filter_control);
+    TokenFilter<Part> tokens(part, tempered, largest, filter_control);
     LastKept last;
     if (top_k) {
       last = tokens.find_top_k(static_cast<uint32_t>(row.top_k));
@@ -203,27 +203,34 @@ struct Draw {
   }
 };
 
-template <int kChains, int kCluster, bool kFilters>
+EXACT_HD constexpr int control_bytes(bool filters) {
+  return static_cast<int>((filters ? sizeof(FilteredDrawControl) : sizeof(DrawControl)) + 15) / 16 *
+         16;
+}
+EXACT_HD int segment_bytes(const RowShape& shape) {
+  return (segment_count(shape) + 1) / 2 * 2 * static_cast<int>(sizeof(uint64_t));
+}
+
+template <int kChains, int kCluster, bool kShared, bool kFilters>
 __global__ void __launch_bounds__(kChains / kCluster, (kCluster + 1) / 2)
     sample(const uint16_t* logits, const RowShape shape, const SampleRow* rows,
-           SampleOutcome* outcomes, bool in_shared) {
-  extern __shared__ __align__(16) uint8_t shared[];
+           SampleOutcome* outcomes) {
   using Control = std::conditional_t<kFilters, FilteredDrawControl, DrawControl>;
-  auto* const control = reinterpret_cast<Control*>(shared);
-  auto* const segments = reinterpret_cast<uint64_t*>(shared + (sizeof(Control) + 15) / 16 * 16);
-  auto* const data = reinterpret_cast<uint16_t*>(segments + (segment_count(shape) + 1) / 2 * 2);
+  using Part = RowPart<kChains, kCluster, kShared>;
+  constexpr int kControlBytes = control_bytes(kFilters);
+  auto* const control = reinterpret_cast<Control*>(cluster_shared);
+  auto* const segments = reinterpret_cast<uint64_t*>(cluster_shared + kControlBytes);
   let_next_kernel_begin();
+  Part part(shape, kControlBytes + segment_bytes(shape));
+  part.init_barriers(&control->row);
   wait_for_earlier_kernels();
   const SampleRow row = rows[blockIdx.x / kCluster];
   SampleOutcome* const outcome = outcomes + blockIdx.x / kCluster;
-  const RowPart<kChains, kCluster> part(shape, logits + row.row * shape.vocabulary, data,
-                                        in_shared);
-  part.init_barriers(&control->row);
-  part.copy(&control->row);
+  part.begin(logits + row.row * shape.vocabulary, &control->row);
   if constexpr (kCluster > 1) sync_cluster<kCluster>();  // all blocks are there
-  float largest = 0.0f;
+  float chain_max = 0.0f, largest = 0.0f;
   uint32_t magnitude = 0;
-  part.find_largest(&control->row, &largest, &magnitude);
+  part.find_largest(&control->row, &chain_max, &largest, &magnitude);
   const bool greedy = row.temperature == 0.0f;
   const float factor = greedy ? 1.0f : 1.0f / row.temperature;
   const float magnitude_z = bf16_to_float(static_cast<uint16_t>(magnitude)) * factor;
@@ -231,7 +238,7 @@ __global__ void __launch_bounds__(kChains / kCluster, (kCluster + 1) / 2)
     if (part.chain == 0) *outcome = {-1, 0.0f, 0.0f};
     return;
   }
-  const Draw<kChains, kCluster> draw{part, control, segments, largest};
+  const Draw<Part> draw{part, control, segments, largest};
   if (greedy) return draw.greedy(outcome);
   const Tempered tempered{factor, largest * factor};
   Kept kept;
@@ -248,17 +255,11 @@ __global__ void __launch_bounds__(kChains / kCluster, (kCluster + 1) / 2)
   if (part.rank == 0) draw.draw(row, tempered, kept, outcome);
 }
 
-constexpr int control_bytes(bool filters) {
-  return static_cast<int>((filters ? sizeof(FilteredDrawControl) : sizeof(DrawControl)) + 15) / 16 *
-         16;
-}
-
 }  // namespace
 
 Result<LogitsPlan> plan_sample(int64_t vocabulary, int64_t rows, bool filters, int cluster) {
   EXACT_ASSIGN(LogitsPlan plan, plan_target_logprobs(vocabulary, rows, cluster));
-  const int fixed = control_bytes(filters) + (segment_count(row_shape(vocabulary)) + 1) / 2 * 2 *
-                                                 static_cast<int>(sizeof(uint64_t));
+  const int fixed = control_bytes(filters) + segment_bytes(row_shape(vocabulary));
   const int part = row_part_bytes(vocabulary, plan.cluster);
   plan.in_shared = fixed + part <= kMaxSharedBytes;
   plan.shared_bytes = fixed + (plan.in_shared ? part : 0);
@@ -267,29 +268,12 @@ Result<LogitsPlan> plan_sample(int64_t vocabulary, int64_t rows, bool filters, i
 
 Status launch_sample(const LogitsPlan& plan, const uint16_t* logits, const SampleRow* rows,
                      bool filters, SampleOutcome* outcomes, cudaStream_t stream) {
-  const auto launch = [&](auto kernel, int chains) {
-    return launch_overlapped("sample", kernel,
-                             {.blocks = plan.count * plan.cluster,
-                              .threads = chains / plan.cluster,
-                              .shared_bytes = plan.shared_bytes,
-                              .cluster = plan.cluster},
-                             stream, logits, row_shape(plan.vocabulary), rows, outcomes,
-                             plan.in_shared);
-  };
-  const auto launch_filters = [&]<bool kFilters>() {
-    if (plan.vocabulary <= kOneWarpVocabulary) return launch(sample<32, 1, kFilters>, 32);
-    switch (plan.cluster) {
-      case 1:
-        return launch(sample<1024, 1, kFilters>, 1024);
-      case 2:
-        return launch(sample<1024, 2, kFilters>, 1024);
-      case 4:
-        return launch(sample<1024, 4, kFilters>, 1024);
-      default:
-        return launch(sample<1024, 8, kFilters>, 1024);
-    }
-  };
-  return filters ? launch_filters.operator()<true>() : launch_filters.operator()<false>();
+  return with_row_part(plan, [&]<int kChains, int kCluster, bool kShared>() {
+    const auto kernel = filters ? sample<kChains, kCluster, kShared, true>
+                                : sample<kChains, kCluster, kShared, false>;
+    return launch_overlapped("sample", kernel, row_launch_shape(plan, kChains), stream, logits,
+                             row_shape(plan.vocabulary), rows, outcomes);
+  });
 }
 
 Status launch_sample(const uint16_t* logits, int64_t vocabulary, const SampleRow* rows,

@@ -80,8 +80,10 @@ struct LastKept {
   uint64_t weight = 0;
 };
 
-template <class Part, int kCluster>
+template <class Part>
 class TokenFilter {
+  static constexpr int kCluster = Part::kBlocks;
+
  public:
   __device__ TokenFilter(const Part& part, const Tempered& tempered, float largest,
                          FilterControl* control)
@@ -162,8 +164,8 @@ class TokenFilter {
       at_rank<kCluster>(control_, part_.lane)->below[part_.warp] = warp_below;
     }
     sync_cluster<kCluster>();
-    constexpr int kAllWarps = Part::kWarps * kCluster;
-    const uint32_t largest = __reduce_max_sync(kAllLanes, control_->below[part_.lane % kAllWarps]);
+    const uint32_t largest =
+        __reduce_max_sync(kAllLanes, control_->below[part_.lane % Part::kAllWarps]);
     const float next = from_ordered_bits(largest);
     return contract::is_finite(next) ? static_cast<int>(key_of(next, tempered_.factor)) : -1;
   }
