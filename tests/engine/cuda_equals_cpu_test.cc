@@ -83,5 +83,45 @@ TEST_F(CudaEqualsCpu, OnRandomModelsAndLoads) {
   }
 }
 
+// As many blocks as a GPU holds at once, and more: whole waves of sequences and heads, prompts and
+// decode rows in one step, lengths of all kinds.
+TEST_F(CudaEqualsCpu, OnManySequencesAndHeads) {
+  for (const int32_t head_width : {64, 128}) {
+    RandomData random(77);
+    ModelConfig config = random_config(random);
+    config.width = 256;
+    config.layers = 2;
+    config.query_heads = 16;
+    config.kv_heads = 8;
+    config.head_width = head_width;
+    config.rope.head_width = head_width;
+    config.feed_forward_width = 384;
+    config.vocabulary = 2048;
+    EngineLimits limits;
+    limits.max_context = 700;
+    limits.page_count = 900;
+    limits.max_running = 200;
+    std::vector<GenerateRequest> generates;
+    for (uint64_t id = 1; id <= 70; id++) {
+      GenerateRequest request = random_generate(random, config, limits, RequestId{id});
+      request.prompt.resize(1 + id * 37 % 256, 3);
+      if (id % 23 == 0) request.prompt.resize(600, 5);
+      request.n = 1;
+      request.max_new_tokens = 12;
+      request.stop_ids.clear();
+      generates.push_back(std::move(request));
+    }
+    limits.max_step_tokens = 512;
+    const StepReport want = run(config, {"cpu", {}, {}}, limits, 9, generates, {});
+    for (const int32_t step_tokens : {256, 512, 2048}) {
+      limits.max_step_tokens = step_tokens;
+      const StepReport got = run(config, {"cuda", {}, {}}, limits, 9, generates, {});
+      ASSERT_NO_FATAL_FAILURE(expect_same(
+          got, want,
+          "E " + std::to_string(head_width) + ", steps of " + std::to_string(step_tokens)));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace exact
