@@ -11,63 +11,17 @@
 #include <string>
 #include <vector>
 
+#include "bench/graph_timer.cuh"
 #include "kernels/cuda/attention.h"
 
 namespace {
 
+using exact::bench::check;
+using exact::bench::time_graph;
 using exact::cuda::DecodeAttentionForm;
-
-void check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  std::fprintf(stderr, "bench_decode_attention: %s: %s\n", what, cudaGetErrorString(error));
-  std::exit(3);
-}
 
 constexpr size_t kPoolElements = size_t{1} << 30;
 constexpr size_t kOtherThanCached = size_t{64} << 20;  // elements between two uses of one
-
-// Median microseconds of one of `count` launches.
-double time_graph(cudaStream_t stream, int count, const std::function<void(int)>& launch) {
-  cudaGraph_t graph;
-  cudaGraphExec_t runnable;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < count; i++) launch(i);
-  check(cudaStreamEndCapture(stream, &graph), "capture");
-  check(cudaGraphInstantiate(&runnable, graph, 0), "graph");
-  cudaEvent_t begin, end;
-  check(cudaEventCreate(&begin), "event");
-  check(cudaEventCreate(&end), "event");
-  std::vector<double> times;
-  for (int run = 0; run < 10; run++) {
-    float ms = 0;
-    check(cudaEventRecord(begin, stream), "event");
-    check(cudaGraphLaunch(runnable, stream), "graph");
-    check(cudaEventRecord(end, stream), "event");
-    check(cudaStreamSynchronize(stream), "run");
-    check(cudaEventElapsedTime(&ms, begin, end), "event");
-    if (run > 0) times.push_back(1e3 * ms / count);
-  }
-  cudaGraphExecDestroy(runnable);
-  cudaGraphDestroy(graph);
-  std::nth_element(times.begin(), times.begin() + 4, times.end());
-  return times[4];
-}
-
-// bf16 in about (-2, 2).
-__global__ void fill(uint16_t* data, size_t size) {
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < size;
-       i += size_t{gridDim.x} * blockDim.x) {
-    const auto hash = static_cast<uint32_t>(i * 2654435761u);
-    data[i] = static_cast<uint16_t>((hash & 0x80ffu) | 0x3c00u | (hash >> 9 & 0x0300u));
-  }
-}
-
-__global__ void copy(const uint4* from, uint4* to, size_t size) {
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < size;
-       i += size_t{gridDim.x} * blockDim.x) {
-    to[i] = from[i];
-  }
-}
 
 struct Case {
   int batch, context, query_heads, kv_heads, head_width, page_size;
@@ -126,23 +80,19 @@ double measure(const Device& device, const Case& c, DecodeAttentionForm form, do
   if (layers == 0) std::exit(3);
   return time_graph(device.stream, 24, [&](int i) {
     inputs.pages.layer = device.pool + static_cast<size_t>(i) % layers * elements;
-    const exact::Status status = exact::cuda::launch_decode_attention(
-        inputs, form, device.multiprocessors, device.scratch, device.scratch_bytes, device.stream);
-    if (!status.is_ok()) {
-      std::fprintf(stderr, "%s\n", status.to_string().c_str());
-      std::exit(3);
-    }
+    check(exact::cuda::launch_decode_attention(inputs, form, device.multiprocessors, device.scratch,
+                                               device.scratch_bytes, device.stream));
   });
 }
 
 }  // namespace
 
-int main() {
+// With two arguments only the cases of that batch and that context: for a profiler.
+int main(int argc, char** argv) {
+  const int only_batch = argc == 3 ? std::atoi(argv[1]) : 0;
+  const int only_context = argc == 3 ? std::atoi(argv[2]) : 0;
   cudaDeviceProp properties{};
-  if (cudaGetDeviceProperties(&properties, 0) != cudaSuccess || properties.major != 9) {
-    std::printf("bench_decode_attention: no Hopper GPU here, nothing to measure\n");
-    return 0;
-  }
+  if (!exact::bench::has_hopper("bench_decode_attention", properties)) return 0;
   Device device;
   device.multiprocessors = properties.multiProcessorCount;
   device.scratch_bytes = exact::cuda::decode_attention_scratch(256, 64, 131072);
@@ -153,17 +103,12 @@ int main() {
   check(cudaMalloc(&device.sequences, 256 * sizeof(exact::cuda::DeviceSequence)), "sequences");
   check(cudaMalloc(&device.pages, size_t{1} << 20), "page tables");
   check(cudaMalloc(&device.scratch, device.scratch_bytes), "scratch");
-  fill<<<1024, 256>>>(device.pool, kPoolElements);
-  fill<<<64, 256>>>(device.query, 256 * 8192);
+  exact::bench::fill_bf16<<<1024, 256>>>(device.pool, kPoolElements);
+  exact::bench::fill_bf16<<<64, 256>>>(device.query, 256 * 8192);
   check(cudaDeviceSynchronize(), "fill");
 
-  const size_t half = kPoolElements / 2;
-  const double copy_us = time_graph(device.stream, 4, [&](int i) {
-    copy<<<16 * device.multiprocessors, 512, 0, device.stream>>>(
-        reinterpret_cast<const uint4*>(device.pool + static_cast<size_t>(i % 2) * half),
-        reinterpret_cast<uint4*>(device.pool + static_cast<size_t>(1 - i % 2) * half), half / 8);
-  });
-  const double copy_tbps = 4.0 * static_cast<double>(half) / copy_us * 1e-6;
+  const double copy_tbps = exact::bench::copy_rate_tbps(device.stream, device.pool, kPoolElements,
+                                                        device.multiprocessors);
   std::printf("%s, copy %.2f TB/s (read and written)\n", properties.name, copy_tbps);
   std::printf("%5s %7s %7s %9s %5s %12s %10s %8s %8s\n", "batch", "context", "longest", "H/G x E",
               "page", "streamed us", "spread us", "auto us", "of copy");
@@ -186,6 +131,7 @@ int main() {
       {16, 4096, 12, 2, 128, 64, 0},  {64, 1024, 32, 8, 128, 64, 16384},
   };
   for (const Case& c : cases) {
+    if (only_batch != 0 && (c.batch != only_batch || c.context != only_context)) continue;
     double bytes = 0;
     const double streamed = measure(device, c, DecodeAttentionForm::streamed, bytes);
     const double spread = measure(device, c, DecodeAttentionForm::spread, bytes);

@@ -12,74 +12,27 @@
 #include <string>
 #include <vector>
 
+#include "bench/graph_timer.cuh"
 #include "kernels/cuda/decode_matmul.h"
 
 namespace {
 
-void check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  std::fprintf(stderr, "bench_decode_matmul: %s: %s\n", what, cudaGetErrorString(error));
-  std::exit(3);
-}
+using exact::bench::check;
+using exact::bench::time_graph;
 
 constexpr size_t kPoolElements = size_t{1} << 30;
-
-// Median microseconds of one of `count` launches.
-double time_graph(cudaStream_t stream, int count, const std::function<void(int)>& launch) {
-  cudaGraph_t graph;
-  cudaGraphExec_t runnable;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < count; i++) launch(i);
-  check(cudaStreamEndCapture(stream, &graph), "capture");
-  check(cudaGraphInstantiate(&runnable, graph, 0), "graph");
-  cudaEvent_t begin, end;
-  check(cudaEventCreate(&begin), "event");
-  check(cudaEventCreate(&end), "event");
-  std::vector<double> times;
-  for (int run = 0; run < 10; run++) {
-    float ms = 0;
-    check(cudaEventRecord(begin, stream), "event");
-    check(cudaGraphLaunch(runnable, stream), "graph");
-    check(cudaEventRecord(end, stream), "event");
-    check(cudaStreamSynchronize(stream), "run");
-    check(cudaEventElapsedTime(&ms, begin, end), "event");
-    if (run > 0) times.push_back(1e3 * ms / count);
-  }
-  cudaGraphExecDestroy(runnable);
-  cudaGraphDestroy(graph);
-  std::nth_element(times.begin(), times.begin() + 4, times.end());
-  return times[4];
-}
-
-__global__ void fill(uint16_t* data, size_t size) {
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < size;
-       i += size_t{gridDim.x} * blockDim.x) {
-    const auto hash = static_cast<uint32_t>(i * 2654435761u);
-    data[i] = static_cast<uint16_t>((hash & 0x80ffu) | 0x3c00u | (hash >> 9 & 0x0300u));
-  }
-}
-
-__global__ void copy(const uint4* from, uint4* to, size_t size) {
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < size;
-       i += size_t{gridDim.x} * blockDim.x) {
-    to[i] = from[i];
-  }
-}
 
 }  // namespace
 
 int main() {
   cudaDeviceProp device{};
-  if (cudaGetDeviceProperties(&device, 0) != cudaSuccess || device.major != 9) {
-    std::printf("bench_decode_matmul: no Hopper GPU here, nothing to measure\n");
-    return 0;
-  }
+  if (!exact::bench::has_hopper("bench_decode_matmul", device)) return 0;
   uint16_t *pool = nullptr, *x = nullptr, *out = nullptr;
   check(cudaMalloc(&pool, kPoolElements * 2), "2 GiB of weights");
   check(cudaMalloc(&x, 64 * 16384 * 2), "x");
   check(cudaMalloc(&out, size_t{64} * 160000 * 2), "out");
-  fill<<<1024, 256>>>(pool, kPoolElements);
-  fill<<<64, 256>>>(x, 64 * 16384);
+  exact::bench::fill_bf16<<<1024, 256>>>(pool, kPoolElements);
+  exact::bench::fill_bf16<<<64, 256>>>(x, 64 * 16384);
   cudaStream_t stream;
   check(cudaStreamCreate(&stream), "stream");
   cublasHandle_t blas;
@@ -89,13 +42,8 @@ int main() {
   cublasSetStream(blas, stream);
   cublasSetWorkspace(blas, workspace, 32 << 20);
 
-  const size_t half = kPoolElements / 2;
-  const double copy_us = time_graph(stream, 4, [&](int i) {
-    copy<<<16 * device.multiProcessorCount, 512, 0, stream>>>(
-        reinterpret_cast<const uint4*>(pool + (i % 2) * half),
-        reinterpret_cast<uint4*>(pool + (1 - i % 2) * half), half / 8);
-  });
-  const double copy_tbps = 4.0 * static_cast<double>(half) / copy_us * 1e-6;
+  const double copy_tbps =
+      exact::bench::copy_rate_tbps(stream, pool, kPoolElements, device.multiProcessorCount);
   std::printf("%s, copy %.2f TB/s (read and written)\n", device.name, copy_tbps);
   std::printf("%16s %3s %12s %10s %10s %8s\n", "(N, K)", "M", "stream us", "cuBLAS us", "TB/s",
               "of copy");
@@ -114,12 +62,8 @@ int main() {
       const auto plan =
           exact::cuda::plan_decode_matmul(tokens, shape.n, shape.k, device.multiProcessorCount);
       const double ours = time_graph(stream, count, [&](int i) {
-        const exact::Status status = exact::cuda::launch_decode_matmul(
-            *plan, weight(i), x, shape.k, nullptr, out, shape.n, stream);
-        if (!status.is_ok()) {
-          std::fprintf(stderr, "%s\n", status.to_string().c_str());
-          std::exit(3);
-        }
+        check(exact::cuda::launch_decode_matmul(*plan, weight(i), x, shape.k, nullptr, out, shape.n,
+                                                stream));
       });
       const float one = 1, zero = 0;
       const double theirs = time_graph(stream, count, [&](int i) {

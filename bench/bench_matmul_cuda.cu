@@ -14,12 +14,14 @@
 #include <string>
 #include <vector>
 
+#include "bench/graph_timer.cuh"
 #include "kernels/cuda/lt_compare.h"
 #include "kernels/cuda/lt_gemm.h"
 #include "kernels/cuda/matmul.h"
 
 namespace {
 
+using exact::bench::check;
 using exact::cuda::LtGemm;
 using exact::cuda::MatmulInputs;
 
@@ -27,17 +29,6 @@ constexpr int64_t kPoolElements = int64_t{1} << 30;
 constexpr size_t kWorkspaceBytes = size_t{64} << 20;
 constexpr int64_t kMostTokens = 4096;
 constexpr int kReplays = 9;
-
-void check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  std::fprintf(stderr, "bench_matmul_cuda: %s: %s\n", what, cudaGetErrorString(error));
-  std::exit(3);
-}
-void check(const exact::Status& status) {
-  if (status.is_ok()) return;
-  std::fprintf(stderr, "bench_matmul_cuda: %s\n", status.to_string().c_str());
-  std::exit(3);
-}
 
 using Launch = std::function<void(int)>;
 
@@ -154,10 +145,7 @@ Times time_shape(cublasLtHandle_t handle, exact::cuda::LtMatmul& library, const 
 
 int main() {
   cudaDeviceProp device{};
-  if (cudaGetDeviceProperties(&device, 0) != cudaSuccess || device.major != 9) {
-    std::printf("bench_matmul_cuda: no Hopper GPU here, nothing to measure\n");
-    return 0;
-  }
+  if (!exact::bench::has_hopper("bench_matmul_cuda", device)) return 0;
   Memory memory;
   check(cudaMalloc(&memory.pool, kPoolElements * 2), "2 GiB of weights");
   check(cudaMalloc(&memory.x, kMostTokens * 16384 * 2), "x");

@@ -10,48 +10,17 @@
 #include <string>
 #include <vector>
 
+#include "bench/graph_timer.cuh"
 #include "kernels/cuda/attention.h"
 
 namespace {
 
+using exact::bench::check;
 using exact::cuda::kQueryTile;
-
-void check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  std::fprintf(stderr, "bench_prefill_attention: %s: %s\n", what, cudaGetErrorString(error));
-  std::exit(3);
-}
 
 constexpr int kLaunches = 10;
 constexpr int kQueryHeads = 32;
 constexpr int kKvHeads = 8;
-
-// Median microseconds of one launch.
-double time_graph(cudaStream_t stream, const std::function<void()>& launch) {
-  cudaGraph_t graph;
-  cudaGraphExec_t runnable;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < kLaunches; i++) launch();
-  check(cudaStreamEndCapture(stream, &graph), "capture");
-  check(cudaGraphInstantiate(&runnable, graph, 0), "graph");
-  cudaEvent_t begin, end;
-  check(cudaEventCreate(&begin), "event");
-  check(cudaEventCreate(&end), "event");
-  std::vector<double> times;
-  for (int run = 0; run < 10; run++) {
-    float ms = 0;
-    check(cudaEventRecord(begin, stream), "event");
-    check(cudaGraphLaunch(runnable, stream), "graph");
-    check(cudaEventRecord(end, stream), "event");
-    check(cudaStreamSynchronize(stream), "run");
-    check(cudaEventElapsedTime(&ms, begin, end), "event");
-    if (run > 0) times.push_back(1e3 * ms / kLaunches);
-  }
-  cudaGraphExecDestroy(runnable);
-  cudaGraphDestroy(graph);
-  std::nth_element(times.begin(), times.begin() + 4, times.end());
-  return times[4];
-}
 
 // Sums of four uniforms: about normal, as activations are.
 __global__ void fill(uint16_t* data, size_t size, uint32_t seed, float scale) {
@@ -128,10 +97,7 @@ void free_all(const exact::cuda::AttentionInputs& inputs) {
 
 int main() {
   cudaDeviceProp device{};
-  if (cudaGetDeviceProperties(&device, 0) != cudaSuccess || device.major != 9) {
-    std::printf("bench_prefill_attention: no Hopper GPU here, nothing to measure\n");
-    return 0;
-  }
+  if (!exact::bench::has_hopper("bench_prefill_attention", device)) return 0;
   cudaStream_t stream;
   check(cudaStreamCreate(&stream), "stream");
   std::printf("%s, %d query heads, %d kv heads\n", device.name, kQueryHeads, kKvHeads);
@@ -144,12 +110,8 @@ int main() {
   for (const Shape& shape : shapes) {
     exact::cuda::AttentionInputs inputs;
     build(shape, inputs);
-    const double us = time_graph(stream, [&] {
-      const exact::Status status =
-          exact::cuda::launch_prefill_attention(inputs, device.multiProcessorCount, stream);
-      if (status.is_ok()) return;
-      std::fprintf(stderr, "%s\n", status.to_string().c_str());
-      std::exit(3);
+    const double us = exact::bench::time_graph(stream, kLaunches, [&](int) {
+      check(exact::cuda::launch_prefill_attention(inputs, device.multiProcessorCount, stream));
     });
     free_all(inputs);
     // Two products of E multiplications and additions for each pair of a row and a key it sees.

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/graph_timer.cuh"
 #include "kernels/cuda/logits_plan.h"
 #include "kernels/cuda/row_kernels.h"
 
@@ -21,46 +22,9 @@ using exact::NormForm;
 using exact::SampleOutcome;
 using exact::SampleRow;
 using exact::Status;
-
-void check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  std::fprintf(stderr, "bench_row_kernels: %s: %s\n", what, cudaGetErrorString(error));
-  std::exit(3);
-}
-void check(const Status& status) {
-  if (status.is_ok()) return;
-  std::fprintf(stderr, "bench_row_kernels: %s\n", status.to_string().c_str());
-  std::exit(3);
-}
+using exact::bench::check;
 
 cudaStream_t stream;
-
-// Median microseconds of one of `count` launches.
-double time_graph(int count, const std::function<void()>& launch) {
-  cudaGraph_t graph;
-  cudaGraphExec_t runnable;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < count; i++) launch();
-  check(cudaStreamEndCapture(stream, &graph), "capture");
-  check(cudaGraphInstantiate(&runnable, graph, 0), "graph");
-  cudaEvent_t begin, end;
-  check(cudaEventCreate(&begin), "event");
-  check(cudaEventCreate(&end), "event");
-  std::vector<double> times;
-  for (int run = 0; run < 10; run++) {
-    float ms = 0;
-    check(cudaEventRecord(begin, stream), "event");
-    check(cudaGraphLaunch(runnable, stream), "graph");
-    check(cudaEventRecord(end, stream), "event");
-    check(cudaStreamSynchronize(stream), "run");
-    check(cudaEventElapsedTime(&ms, begin, end), "event");
-    if (run > 0) times.push_back(1e3 * ms / count);
-  }
-  cudaGraphExecDestroy(runnable);
-  cudaGraphDestroy(graph);
-  std::nth_element(times.begin(), times.begin() + 4, times.end());
-  return times[4];
-}
 
 // bf16 of about N(0, spread): a sum of hashed uniforms.
 __global__ void fill(uint16_t* data, size_t size, float spread) {
@@ -77,15 +41,12 @@ __global__ void fill(uint16_t* data, size_t size, float spread) {
   }
 }
 
-__global__ void copy(const uint4* from, uint4* to, size_t size) {
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < size;
-       i += size_t{gridDim.x} * blockDim.x) {
-    to[i] = from[i];
-  }
-}
-
 double copy_tbps = 0;
 std::string json;
+
+double time_graph(int count, const std::function<void()>& launch) {
+  return exact::bench::time_graph(stream, count, [&](int) { launch(); });
+}
 
 void report(const std::string& name, double us, double bytes) {
   const double tbps = bytes / us * 1e-6;
@@ -245,21 +206,14 @@ void bench_logits(uint16_t* logits, int64_t vocabulary) {
 
 int main() {
   cudaDeviceProp device{};
-  if (cudaGetDeviceProperties(&device, 0) != cudaSuccess || device.major != 9) {
-    std::printf("bench_row_kernels: no Hopper GPU here, nothing to measure\n");
-    return 0;
-  }
+  if (!exact::bench::has_hopper("bench_row_kernels", device)) return 0;
   check(cudaStreamCreate(&stream), "stream");
   constexpr size_t kElements = size_t{2048} * 151936;
   auto* const a = take<uint16_t>(kElements);
   auto* const b = take<uint16_t>(kElements);
   fill<<<1024, 256>>>(a, kElements, 2.5f);
   fill<<<1024, 256>>>(b, kElements, 1.0f);
-  const double copy_us = time_graph(4, [&] {
-    copy<<<16 * device.multiProcessorCount, 512, 0, stream>>>(
-        reinterpret_cast<const uint4*>(a), reinterpret_cast<uint4*>(b), kElements / 8);
-  });
-  copy_tbps = 4.0 * static_cast<double>(kElements) / copy_us * 1e-6;
+  copy_tbps = exact::bench::copy_rate_tbps(stream, a, kElements, device.multiProcessorCount);
   std::printf("%s, copy %.2f TB/s (read and written)\n", device.name, copy_tbps);
   for (const int64_t rows : {int64_t{1}, int64_t{64}, kMostRows}) {
     auto* const weights = take<uint16_t>(kMostRows * 4);

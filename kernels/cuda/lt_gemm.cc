@@ -7,10 +7,11 @@ namespace {
 
 constexpr uint32_t kAlignmentBytes = 16;  // what matmul.h promises
 constexpr int kMostCustomOptions = 15;
-// Tensor cores, fp32 sums, bf16 inputs: others (by fma, say) are other arithmetic.
-constexpr uint64_t kImplementation = CUBLASLT_NUMERICAL_IMPL_FLAGS_HMMA |
-                                     CUBLASLT_NUMERICAL_IMPL_FLAGS_ACCUMULATOR_32F |
-                                     CUBLASLT_NUMERICAL_IMPL_FLAGS_INPUT_16BF;
+// Tensor cores of any kind (HMMA alone would be mma.sync without wgmma: four times as slow), fp32
+// sums, bf16 inputs: others (by fma, say) are other arithmetic.
+constexpr uint64_t kTensorCores = CUBLASLT_NUMERICAL_IMPL_FLAGS_TENSOR_OP_MASK;
+constexpr uint64_t kNumbers =
+    CUBLASLT_NUMERICAL_IMPL_FLAGS_ACCUMULATOR_32F | CUBLASLT_NUMERICAL_IMPL_FLAGS_INPUT_16BF;
 
 template <class T>
 T read(const cublasLtMatmulAlgo_t& algorithm, cublasLtMatmulAlgoConfigAttributes_t attribute) {
@@ -118,10 +119,7 @@ Result<std::vector<LtAlgorithm>> LtGemm::candidates(cublasLtHandle_t handle, siz
       set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(workspace_bytes)));
   EXACT_RETURN_IF_ERROR(set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                             static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE)));
-  EXACT_RETURN_IF_ERROR(set(
-      CUBLASLT_MATMUL_PREF_IMPL_MASK,
-      uint64_t{CUBLASLT_NUMERICAL_IMPL_FLAGS_HMMA | CUBLASLT_NUMERICAL_IMPL_FLAGS_ACCUMULATOR_32F |
-               CUBLASLT_NUMERICAL_IMPL_FLAGS_INPUT_16BF}));
+  EXACT_RETURN_IF_ERROR(set(CUBLASLT_MATMUL_PREF_IMPL_MASK, kTensorCores | kNumbers));
   for (const auto attribute :
        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
@@ -193,7 +191,7 @@ Result<std::vector<LtAlgorithm>> LtGemm::enumerated(cublasLtHandle_t handle, siz
     if (init(handle, id, algorithm) != CUBLAS_STATUS_SUCCESS) continue;
     const auto flags =
         capability<uint64_t>(algorithm, CUBLASLT_ALGO_CAP_NUMERICAL_IMPL_FLAGS).front();
-    if ((flags & kImplementation) != kImplementation) continue;
+    if ((flags & kTensorCores) == 0 || (flags & kNumbers) != kNumbers) continue;
     const auto customs =
         capability<int32_t>(algorithm, CUBLASLT_ALGO_CAP_CUSTOM_OPTION_MAX).front();
     for (const uint32_t tile : capability<uint32_t>(algorithm, CUBLASLT_ALGO_CAP_TILE_IDS)) {

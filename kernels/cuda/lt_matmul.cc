@@ -83,9 +83,9 @@ class CublasLt final : public LtMatmul {
     return {};
   }
 
-  Result<int> for_each_algorithm(const MatmulInputs& inputs, int most, cudaStream_t stream,
-                                 void (*check)(void* context, const std::string& name),
-                                 void* context) override {
+  Result<Tally> for_each_algorithm(const MatmulInputs& inputs, int most, cudaStream_t stream,
+                                   void (*check)(void* context, const std::string& name),
+                                   void* context) override {
     EXACT_RETURN_IF_ERROR(check_matmul(inputs));
     EXACT_ASSIGN(const LtGemm gemm, LtGemm::describe(inputs));
     EXACT_ASSIGN(auto algorithms, candidates(inputs, most));
@@ -93,16 +93,23 @@ class CublasLt final : public LtMatmul {
     EXACT_ASSIGN(const auto more,
                  gemm.enumerated(library_.handle, kWorkspaceBytes, kTestStride, left));
     algorithms.insert(algorithms.end(), more.begin(), more.end());
-    int ran = 0;
+    MatmulInputs shape = inputs;
+    shape.tokens = bucket_of(inputs.tokens);
+    EXACT_ASSIGN(const auto test, EqualityTest::create(shape, stream));
+    Tally tally;
     for (const LtAlgorithm& algorithm : algorithms) {
       if (!algorithm.config.claims_one_chain()) continue;
-      if (!gemm.run(library_.handle, algorithm, inputs, library_.workspace, kWorkspaceBytes,
-                    stream))
+      EXACT_ASSIGN(const bool admitted, passes(*test, algorithm, shape.tokens));
+      if (!admitted) {
+        tally.refused++;
         continue;
+      }
+      EXACT_RETURN_IF_ERROR(gemm.run(library_.handle, algorithm, inputs, library_.workspace,
+                                     kWorkspaceBytes, stream));
       check(context, algorithm.config.to_string());
-      ran++;
+      tally.ran++;
     }
-    return ran;
+    return tally;
   }
 
   std::vector<Admission> admissions() const override { return admissions_; }

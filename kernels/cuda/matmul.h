@@ -57,11 +57,16 @@ class LtMatmul {
   virtual Status prepare(const MatmulInputs& inputs, cudaStream_t stream) = 0;
   // What prepare() chose; prepares when nobody has.
   virtual Status launch(const MatmulInputs& inputs, cudaStream_t stream) = 0;
-  // All algorithms the library offers for a shape under the restrictions, at most `most`, each run
-  // in turn: for the test that no choice changes bits. Returns how many ran.
-  virtual Result<int> for_each_algorithm(const MatmulInputs& inputs, int most, cudaStream_t stream,
-                                         void (*check)(void* context, const std::string& name),
-                                         void* context) = 0;
+  // All algorithms the library offers for a shape under the restrictions, at most `most`: those
+  // that the test of equality admits are run in turn, and each is checked. For the test that no
+  // choice changes bits.
+  struct Tally {
+    int ran = 0, refused = 0;
+  };
+  virtual Result<Tally> for_each_algorithm(const MatmulInputs& inputs, int most,
+                                           cudaStream_t stream,
+                                           void (*check)(void* context, const std::string& name),
+                                           void* context) = 0;
   virtual std::vector<Admission> admissions() const = 0;
   virtual std::string library_version() const = 0;
 };

@@ -1,0 +1,161 @@
+// spread_columns.cuh owns the second kernel of the spread form of decode attention: a block a
+// (sequence, kv head, 16 columns of O). One warp runs the chain over all keys, one the sums; one
+// copies values to a ring, four turn scores into probabilities, 64 keys each.
+#pragma once
+
+#include "kernels/cuda/spread_probabilities.cuh"
+
+namespace exact::cuda {
+
+// The chain of 16 columns: the fragments of a segment are loaded beside the products of the one
+// before.
+template <int kHeadWidth, int kHeadTiles>
+struct ColumnChain {
+  struct Fragments {
+    uint32_t values[kSegmentSteps][4];
+    uint2 probabilities[kHeadTiles][kSegmentSteps];
+    float2 factors[kHeadTiles];
+  };
+
+  ColumnShared<kHeadTiles>& shared;
+  Segments<kHeadWidth> segments;
+  int lane;
+  float output[kHeadTiles][4] = {};
+  Turn<kValueStages> value_turn;
+  Turn<kProbabilityStages> probability_turn;
+
+  __device__ void wait() const {
+    barrier_wait(shared_address(&shared.probabilities_full[probability_turn.stage]),
+                 probability_turn.parity);
+    barrier_wait(shared_address(&shared.values_full[value_turn.stage]), value_turn.parity);
+  }
+  __device__ void give_back() {
+    __syncwarp();
+    if (lane == 0) {
+      barrier_arrive(shared_address(&shared.probabilities_empty[probability_turn.stage]));
+      barrier_arrive(shared_address(&shared.values_empty[value_turn.stage]));
+    }
+    value_turn.advance();
+    probability_turn.advance();
+  }
+
+  __device__ void load(Fragments& to, int i) const {
+    const ProbabilityStage<kHeadTiles>& stage = shared.probabilities[probability_turn.stage];
+    const uint32_t row = static_cast<uint32_t>(lane / 16 * 8 + lane % 8);
+    const uint32_t from = shared_address(shared.values[value_turn.stage]) + row * kSliceBytes +
+                          ((static_cast<uint32_t>(lane / 8 % 2) ^ (row >> 2 & 1u)) << 4) +
+                          static_cast<uint32_t>(i * kSegmentKeys * kSliceBytes);
+#pragma unroll
+    for (int step = 0; step < kSegmentSteps; step++) {
+      load_matrices_transposed(to.values[step],
+                               from + static_cast<uint32_t>(step * 16 * kSliceBytes));
+#pragma unroll
+      for (int tile = 0; tile < kHeadTiles; tile++)
+        to.probabilities[tile][step] = stage.fragments[i][tile][step][lane];
+    }
+    if (i % Segments<kHeadWidth>::kInBlock == 0) {
+#pragma unroll
+      for (int tile = 0; tile < kHeadTiles; tile++)
+        to.factors[tile] =
+            *reinterpret_cast<const float2*>(&stage.factors[i][tile * kHeadTile + lane % 4 * 2]);
+    }
+  }
+
+  __device__ void multiply(const Fragments& from, int i) {
+    if (i % Segments<kHeadWidth>::kInBlock == 0) {
+#pragma unroll
+      for (int tile = 0; tile < kHeadTiles; tile++) {
+        const float2 f = from.factors[tile];
+        output[tile][0] *= f.x, output[tile][1] *= f.y;
+        output[tile][2] *= f.x, output[tile][3] *= f.y;
+      }
+    }
+#pragma unroll
+    for (int step = 0; step < kSegmentSteps; step++) {
+#pragma unroll
+      for (int tile = 0; tile < kHeadTiles; tile++) {
+        tensor_core_step(output[tile], from.values[step], from.probabilities[tile][step].x,
+                         from.probabilities[tile][step].y);
+      }
+    }
+  }
+
+  __device__ void run() {
+    const int count = segments.count();
+    Fragments fragments[2];
+    wait();
+    load(fragments[0], 0);
+    for (int first = 0; first < count; first += kChunkSegments) {
+#pragma unroll
+      for (int i = 0; i < kChunkSegments; i++) {
+        const int segment = first + i;
+        if (segment >= count) break;
+        if (segment + 1 < count) {
+          if (i + 1 == kChunkSegments) {
+            give_back();
+            wait();
+          }
+          load(fragments[(i + 1) % 2], (i + 1) % kChunkSegments);
+        }
+        multiply(fragments[i % 2], i);
+      }
+    }
+  }
+};
+
+template <int kHeadWidth, int kHeadTiles>
+__global__ void __launch_bounds__(kColumnThreads, 1)
+    spread_columns(const __grid_constant__ AttentionInputs inputs, const DecodeShape shape,
+                   const SpreadScratch scratch) {
+  extern __shared__ __align__(128) uint8_t shared_bytes[];
+  auto& shared = *reinterpret_cast<ColumnShared<kHeadTiles>*>(shared_bytes);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kValueStages; i++) {
+      barrier_init(shared_address(&shared.values_full[i]), 32);
+      barrier_init(shared_address(&shared.values_empty[i]), 1);
+    }
+    for (int i = 0; i < kProbabilityStages; i++) {
+      barrier_init(shared_address(&shared.probabilities_full[i]), kChunkSegments);
+      barrier_init(shared_address(&shared.probabilities_empty[i]), 2);
+    }
+  }
+  __syncthreads();
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
+  const auto column_tile = static_cast<int>(blockIdx.x);
+  const auto sequence = static_cast<int>(blockIdx.z);
+  const DecodeWork work =
+      decode_work<kHeadTiles>(inputs, shape, sequence, static_cast<int>(blockIdx.y));
+  if (work.nobody) return;
+  const Segments<kHeadWidth> segments{work.position / HeadShape<kHeadWidth>::kKeys};
+  ColumnChain<kHeadWidth, kHeadTiles> chain{shared, segments, lane};
+  if (warp == kChainWarp) {
+    chain.run();
+  } else if (warp == kSumWarp) {
+    add_terms<kHeadWidth, kHeadTiles>(shared, segments, lane);
+  } else if (warp == kCopyWarp) {
+    copy_values<kHeadWidth, kHeadTiles>(shared, inputs, work, segments, column_tile, lane);
+  } else {
+    ProbabilityMaker<kHeadWidth, kHeadTiles> maker{
+        shared,     scratch,
+        segments,   sequence * inputs.query_heads + work.first_head,
+        work.heads, warp - kProbabilityWarp,
+        lane,       shape.c};
+    maker.run();
+  }
+  __syncthreads();
+  if (warp != kChainWarp) return;
+  uint16_t* out = inputs.out + work.row * inputs.out_stride +
+                  static_cast<int64_t>(work.first_head) * kHeadWidth;
+#pragma unroll
+  for (int tile = 0; tile < kHeadTiles; tile++) {
+    const float2 inverse =
+        *reinterpret_cast<const float2*>(&shared.inverse[tile * kHeadTile + lane % 4 * 2]);
+    store_output(out + static_cast<int64_t>(tile) * kHeadTile * kHeadWidth, kHeadWidth,
+                 work.heads - tile * kHeadTile, column_tile * 16, chain.output[tile], inverse,
+                 lane);
+  }
+}
+
+}  // namespace exact::cuda

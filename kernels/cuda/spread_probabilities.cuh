@@ -1,0 +1,260 @@
+// spread_probabilities.cuh owns what feeds the chains of the spread form of decode attention: the
+// order of the keys, the rings in shared memory, the copies of values, and the warps that turn
+// scores into probabilities and add the lanes' sums of rule N5.
+#pragma once
+
+#include "kernels/cuda/spread_scores.cuh"
+
+namespace exact::cuda {
+
+inline constexpr int kSegmentKeys = 64;   // what a warp turns into probabilities at a time
+inline constexpr int kChunkSegments = 4;  // of a stage of the rings
+inline constexpr int kSegmentSteps = kSegmentKeys / 16;
+inline constexpr int kSegmentPairs = kSegmentKeys / 8;
+inline constexpr int kValueStages = 8;
+inline constexpr int kProbabilityStages = 3;
+inline constexpr int kSliceBytes = 32;  // 16 columns of a key
+inline constexpr int kValueStageBytes = kChunkSegments * kSegmentKeys * kSliceBytes;
+enum ColumnWarp : int { kChainWarp = 0, kSumWarp = 1, kCopyWarp = 2, kProbabilityWarp = 3 };
+inline constexpr int kColumnThreads = (kProbabilityWarp + kChunkSegments) * 32;
+
+// A stage of probabilities: as fragments of P^T for the chain, in fp32 for the sums.
+template <int kHeadTiles>
+struct ProbabilityStage {
+  uint2 fragments[kChunkSegments][kHeadTiles][kSegmentSteps][32];
+  float4 terms[kChunkSegments][kHeadTiles][kSegmentPairs / 2][32];
+  float factors[kChunkSegments][kHeadTiles * kHeadTile];
+};
+
+template <int kHeadTiles>
+struct ColumnShared {
+  uint8_t values[kValueStages][kValueStageBytes];
+  ProbabilityStage<kHeadTiles> probabilities[kProbabilityStages];
+  float inverse[kHeadTiles * kHeadTile];
+  uint64_t values_full[kValueStages], values_empty[kValueStages];
+  uint64_t probabilities_full[kProbabilityStages], probabilities_empty[kProbabilityStages];
+};
+
+// A place in a ring of kStages barriers.
+template <int kStages>
+struct Turn {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1u;
+    }
+  }
+};
+
+// Segments in the order of the chain: key blocks descending, ascending within a block.
+template <int kHeadWidth>
+struct Segments {
+  static constexpr int kKeys = HeadShape<kHeadWidth>::kKeys;
+  static constexpr int kInBlock = kKeys / kSegmentKeys;
+  int last;  // the query's own key block
+
+  __device__ int count() const { return (last + 1) * kInBlock; }
+  __device__ int chunks() const { return (count() + kChunkSegments - 1) / kChunkSegments; }
+  __device__ int block(int segment) const { return last - segment / kInBlock; }
+  __device__ int first_key(int segment) const {
+    return block(segment) * kKeys + segment % kInBlock * kSegmentKeys;
+  }
+};
+
+__device__ __forceinline__ void copy_16_bytes(uint32_t to, const void* from, bool real) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+               "r"(real ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void arrive_after_copies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+// The 16 columns of values: two chunks of 16 bytes a key, the second half of every eight keys with
+// its chunks exchanged, so that eight rows of a matrix lie in different banks. A lane has one chunk
+// of one of 16 keys; keys beyond the context become zeros.
+template <int kHeadWidth, int kHeadTiles>
+__device__ void copy_values(ColumnShared<kHeadTiles>& shared, const AttentionInputs& inputs,
+                            const DecodeWork& work, Segments<kHeadWidth> segments, int column_tile,
+                            int lane) {
+  constexpr int kGroups = kChunkSegments * kSegmentSteps;  // of 16 keys in a stage
+  const LayerPages pages = inputs.pages;
+  const int32_t* table = inputs.step.pages + work.first_page;
+  const int row = lane / 2, half = lane % 2;
+  const int chunk = (column_tile * 2 + half) % 8;
+  const int lane_from = row * kColumnBlock + ((chunk ^ (row & 7)) * 8);
+  const uint32_t lane_to =
+      static_cast<uint32_t>(row * kSliceBytes + ((half ^ (row >> 2 & 1)) << 4));
+  // Lane i finds where group i of a stage lies.
+  const auto first_key = [&](int stage, int group) {
+    const int segment = stage * kChunkSegments + group / kSegmentSteps;
+    return segments.first_key(segment) + group % kSegmentSteps * 16;
+  };
+  const auto page_of = [&](int stage) {
+    const int key = first_key(stage, lane % kGroups);
+    return table[min(max(key, 0), work.position) / pages.page_size];
+  };
+  Turn<kValueStages> turn;
+  int page = page_of(0);
+  const int chunks = segments.chunks();
+  for (int stage = 0; stage < chunks; stage++) {
+    const int next_page = stage + 1 < chunks ? page_of(stage + 1) : 0;
+    const int slot = max(first_key(stage, lane % kGroups), 0) % pages.page_size;
+    const uint16_t* group_from =
+        pages.values(page, work.kv_head, column_tile * 16 / kColumnBlock) + slot * kColumnBlock;
+    if (stage >= kValueStages)
+      barrier_wait(shared_address(&shared.values_empty[turn.stage]), turn.parity ^ 1u);
+    const uint32_t to = shared_address(shared.values[turn.stage]) + lane_to;
+#pragma unroll
+    for (int group = 0; group < kGroups; group++) {
+      const auto from = reinterpret_cast<const uint16_t*>(
+          __shfl_sync(0xffffffffu, reinterpret_cast<uint64_t>(group_from), group));
+      const int key = first_key(stage, group) + row;
+      copy_16_bytes(to + static_cast<uint32_t>(group * 16 * kSliceBytes), from + lane_from,
+                    key >= 0 && key <= work.position);
+    }
+    arrive_after_copies(shared_address(&shared.values_full[turn.stage]));
+    turn.advance();
+    page = next_page;
+  }
+}
+
+// One of four warps: segment `mine` of every chunk. The maxima of a chunk's blocks come with it, so
+// that every warp knows the running maximum before and after each of them.
+template <int kHeadWidth, int kHeadTiles>
+struct ProbabilityMaker {
+  using Order = Segments<kHeadWidth>;
+  static constexpr int kChunkBlocks = kChunkSegments / Order::kInBlock;
+  struct Loaded {
+    float2 scores[kHeadTiles][kSegmentPairs];
+    float maxima[kHeadTiles][kChunkBlocks];
+  };
+
+  ColumnShared<kHeadTiles>& shared;
+  SpreadScratch scratch;
+  Order segments;
+  int first_row, heads, mine, lane;
+  float c;
+  float max[kHeadTiles];
+  Turn<kProbabilityStages> turn;
+
+  __device__ void load(Loaded& to, int chunk) const {
+    const int segment = chunk * kChunkSegments + mine;
+    if (chunk >= segments.chunks()) return;
+#pragma unroll
+    for (int tile = 0; tile < kHeadTiles; tile++) {
+      const int row = first_row + min(tile * kHeadTile + lane / 4, heads - 1);
+#pragma unroll
+      for (int i = 0; i < kChunkBlocks; i++) {
+        const int block = segments.block(chunk * kChunkSegments) - i;
+        to.maxima[tile][i] = block >= 0 ? scratch.maxima_of(row)[block] : kMinusInfinity;
+      }
+      if (segment >= segments.count()) continue;
+      const float* from =
+          scratch.scores_of<kHeadWidth>(row) + segments.first_key(segment) + lane % 4 * 2;
+#pragma unroll
+      for (int j = 0; j < kSegmentPairs; j++)
+        to.scores[tile][j] = *reinterpret_cast<const float2*>(from + 8 * j);
+    }
+  }
+
+  __device__ void make(const Loaded& from, int chunk) {
+    if (chunk >= kProbabilityStages)
+      barrier_wait(shared_address(&shared.probabilities_empty[turn.stage]), turn.parity ^ 1u);
+    ProbabilityStage<kHeadTiles>& stage = shared.probabilities[turn.stage];
+    const bool opens = mine % Order::kInBlock == 0;
+#pragma unroll
+    for (int tile = 0; tile < kHeadTiles; tile++) {
+      float before = max[tile], after = max[tile];
+#pragma unroll
+      for (int i = 0; i < kChunkBlocks; i++) {
+        if (i <= mine / Order::kInBlock) {
+          before = after;
+          after = fmaxf(after, from.maxima[tile][i]);
+        }
+        max[tile] = fmaxf(max[tile], from.maxima[tile][i]);
+      }
+      if (opens && lane % 4 == 0) {
+        const bool first = chunk == 0 && mine == 0;
+        stage.factors[mine][tile * kHeadTile + lane / 4] =
+            first ? 1.0f : contract::rescale_factor(before, after, c);
+      }
+      const float scaled = after * c;
+#pragma unroll
+      for (int j = 0; j < kSegmentPairs; j += 2) {
+        const float2 s0 = from.scores[tile][j], s1 = from.scores[tile][j + 1];
+        const float4 p = make_float4(
+            contract::probability(s0.x, c, scaled), contract::probability(s0.y, c, scaled),
+            contract::probability(s1.x, c, scaled), contract::probability(s1.y, c, scaled));
+        stage.terms[mine][tile][j / 2][lane] = p;
+        stage.fragments[mine][tile][j / 2][lane] =
+            make_uint2(pack_bf16(p.x, p.y), pack_bf16(p.z, p.w));
+      }
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(shared_address(&shared.probabilities_full[turn.stage]));
+    turn.advance();
+  }
+
+  // Scores are loaded two chunks ahead.
+  __device__ void run() {
+    for (int tile = 0; tile < kHeadTiles; tile++) max[tile] = kMinusInfinity;
+    Loaded even, odd;
+    load(even, 0);
+    load(odd, 1);
+    for (int chunk = 0; chunk < segments.chunks(); chunk += 2) {
+      make(even, chunk);
+      load(even, chunk + 2);
+      if (chunk + 1 >= segments.chunks()) break;
+      make(odd, chunk + 1);
+      load(odd, chunk + 3);
+    }
+  }
+};
+
+// The lanes' sums of rule N5, in a warp of their own: an addition waits for the one before.
+template <int kHeadWidth, int kHeadTiles>
+__device__ void add_terms(ColumnShared<kHeadTiles>& shared, Segments<kHeadWidth> segments,
+                          int lane) {
+  float sums[kHeadTiles] = {};
+  Turn<kProbabilityStages> turn;
+  for (int chunk = 0; chunk < segments.chunks(); chunk++) {
+    barrier_wait(shared_address(&shared.probabilities_full[turn.stage]), turn.parity);
+    const ProbabilityStage<kHeadTiles>& stage = shared.probabilities[turn.stage];
+#pragma unroll
+    for (int i = 0; i < kChunkSegments; i++) {
+      if (chunk * kChunkSegments + i >= segments.count()) break;
+#pragma unroll
+      for (int tile = 0; tile < kHeadTiles; tile++) {
+        float4 terms[kSegmentPairs / 2];
+#pragma unroll
+        for (int j = 0; j < kSegmentPairs / 2; j++) terms[j] = stage.terms[i][tile][j][lane];
+        float sum = sums[tile];
+        const bool opens = i % Segments<kHeadWidth>::kInBlock == 0;
+#pragma unroll
+        for (int j = 0; j < kSegmentPairs / 2; j++) {
+          if (j == 0 && opens)
+            sum = contract::fma_rn(sum, stage.factors[i][tile * kHeadTile + lane / 4], terms[j].x);
+          else
+            sum = sum + terms[j].x;
+          sum = sum + terms[j].y;
+          sum = sum + terms[j].z;
+          sum = sum + terms[j].w;
+        }
+        sums[tile] = sum;
+      }
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(shared_address(&shared.probabilities_empty[turn.stage]));
+    turn.advance();
+  }
+#pragma unroll
+  for (int tile = 0; tile < kHeadTiles; tile++) {
+    const float inverse = 1.0f / quad_sum(sums[tile]);
+    if (lane % 4 == 0) shared.inverse[tile * kHeadTile + lane / 4] = inverse;
+  }
+}
+
+}  // namespace exact::cuda
