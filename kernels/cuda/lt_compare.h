@@ -28,13 +28,14 @@ enum class TestSide : uint8_t { x, weight, bias };
 Status fill_test_data(uint16_t* data, int64_t rows, int64_t columns, TestSide side, uint32_t seed,
                       cudaStream_t stream);
 
-// *differing += how many of the (rows, columns) elements have other bits. `differing` is device
-// memory; strides count elements.
+// How many of the (rows, columns) elements have other bits is the sum of the counts, which are
+// device memory: each is set. Strides count elements.
+inline constexpr int kDifferenceCounts = 1024;
 struct Compared {
   const uint16_t* data = nullptr;
   int64_t stride = 0;
 };
 Status count_differences(Compared want, Compared got, int64_t rows, int64_t columns,
-                         uint64_t* differing, cudaStream_t stream);
+                         uint32_t* counts, cudaStream_t stream);
 
 }  // namespace exact::cuda

@@ -1,5 +1,8 @@
 #include "kernels/cuda/lt_equality.h"
 
+#include <algorithm>
+#include <array>
+
 #include "kernels/cuda/lt_compare.h"
 
 namespace exact::cuda {
@@ -37,7 +40,7 @@ Result<std::unique_ptr<EqualityTest>> EqualityTest::create(const MatmulInputs& s
   EXACT_ASSIGN(uint16_t * bias, test->take<uint16_t>(n));
   EXACT_ASSIGN(test->want_, test->take<uint16_t>(tokens * n));
   EXACT_ASSIGN(test->got_, test->take<uint16_t>(tokens * n));
-  EXACT_ASSIGN(test->differing_, test->take<uint64_t>(1));
+  EXACT_ASSIGN(test->counts_, test->take<uint32_t>(kDifferenceCounts));
   EXACT_RETURN_IF_ERROR(fill_test_data(x, tokens, k, TestSide::x, 1, stream));
   EXACT_RETURN_IF_ERROR(fill_test_data(weight, n, k, TestSide::weight, 2, stream));
   EXACT_RETURN_IF_ERROR(fill_test_data(bias, 1, n, TestSide::bias, 3, stream));
@@ -60,22 +63,19 @@ Result<bool> EqualityTest::equal(const LtContext& library, const LtAlgorithm& al
   const auto bytes = static_cast<size_t>(tokens * data.out_features) * 2;
   EXACT_RETURN_IF_ERROR(
       cuda_status(cudaMemsetAsync(got_, 0xff, bytes, stream_), "cudaMemsetAsync"));
-  EXACT_RETURN_IF_ERROR(
-      cuda_status(cudaMemsetAsync(differing_, 0, sizeof(uint64_t), stream_), "cudaMemsetAsync"));
   EXACT_ASSIGN(const LtGemm gemm, LtGemm::describe(data));
   if (!gemm.run(library.handle, algorithm, data, library.workspace, library.workspace_bytes,
                 stream_)) {
     return false;
   }
   const Compared want{want_, data.out_features}, got{got_, data.out_features};
-  EXACT_RETURN_IF_ERROR(
-      count_differences(want, got, tokens, data.out_features, differing_, stream_));
-  uint64_t differing = 0;
+  EXACT_RETURN_IF_ERROR(count_differences(want, got, tokens, data.out_features, counts_, stream_));
+  std::array<uint32_t, kDifferenceCounts> counts;
   EXACT_RETURN_IF_ERROR(cuda_status(
-      cudaMemcpyAsync(&differing, differing_, sizeof differing, cudaMemcpyDeviceToHost, stream_),
+      cudaMemcpyAsync(counts.data(), counts_, sizeof counts, cudaMemcpyDeviceToHost, stream_),
       "cudaMemcpyAsync"));
   EXACT_RETURN_IF_ERROR(cuda_status(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"));
-  return differing == 0;
+  return std::all_of(counts.begin(), counts.end(), [](uint32_t count) { return count == 0; });
 }
 
 }  // namespace exact::cuda

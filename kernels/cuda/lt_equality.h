@@ -44,7 +44,7 @@ class EqualityTest {
   std::vector<void*> blocks_;
   uint16_t* want_ = nullptr;
   uint16_t* got_ = nullptr;
-  uint64_t* differing_ = nullptr;
+  uint32_t* counts_ = nullptr;
 };
 
 // "call: what CUDA says"; ok for success.
