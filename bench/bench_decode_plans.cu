@@ -39,6 +39,7 @@ void add_warp_plans(int tokens, int64_t n, int64_t k, int multiprocessors,
   if (!base) return;
   DecodeMatmulPlan plan = *base;
   plan.form = DecodeMatmulPlan::Form::warp;
+  plan.x_stages = plan.x_stage_blocks = 0;
   plan.token_tiles = tokens <= 8 ? 1 : tokens <= 16 ? 2 : tokens <= 32 ? 4 : 8;
   plan.cluster = 1;
   for (const int rows : {16, 32, 48, 64, 80, 96, 128, 160, 192}) {

@@ -31,7 +31,8 @@ struct StreamShared {
   __device__ void init(const PieceRings& rings) {
     keys.init(rings.keys, 1, kScoreWarps);
     values.init(rings.values, 1, kValueWarps);
-    scores.init(kScoreStages, kScoreWarps, kValueWarps);
+    // Every lane answers for what it wrote and read itself.
+    scores.init(kScoreStages, kScoreWarps * 32, kValueWarps * 32);
     barrier_init_fence();
   }
 };
@@ -151,8 +152,7 @@ struct ScoreWarp {
       }
       turn.wait_empty();
       store(sums, turn.stage);
-      __syncwarp();
-      if (lane == 0) barrier_arrive(turn.full_barrier());
+      barrier_arrive(turn.full_barrier());
       turn.advance();
     }
   }
@@ -260,8 +260,7 @@ struct ValueWarp {
 #pragma unroll
     for (int tile = 0; tile < kHeadTiles; tile++)
       factors[tile] = softmax<kFirst>(probabilities[tile], tile);
-    __syncwarp();
-    if (lane == 0) barrier_arrive(score_turn.empty_barrier());
+    barrier_arrive(score_turn.empty_barrier());
     score_turn.advance();
     add_values<kFirst>(probabilities, factors, seen);
   }

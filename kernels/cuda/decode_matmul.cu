@@ -12,6 +12,11 @@ constexpr int kMaxStages = 32;
 constexpr int kMaxStageBlocks = 8;
 constexpr int kRingBytes = 222 * 1024;
 constexpr int kStageBytes = 41 * 1024;  // at most; large stages need few barriers
+constexpr int kGroupStageBytes = 20 * 1024;
+constexpr int kMaxWarpTokens = 32;  // beyond it mma.sync can't keep up with the memory
+constexpr int kMaxGroupRows = 64;
+constexpr int64_t kShortShareBytes = 256 * 1024;
+constexpr int kAtTheEnd = 1 << 20;  // of begin_next: when all is copied
 
 using EncodeTensorMap = decltype(&cuTensorMapEncodeTiled);
 
@@ -24,6 +29,60 @@ EncodeTensorMap find_encoder() {
     return nullptr;
   }
   return reinterpret_cast<EncodeTensorMap>(function);
+}
+
+// Blocks of 64 k in a stage of at most `bytes`, a power of two.
+int stage_blocks_within(int bytes, int block_bytes, int64_t in_features) {
+  int blocks = kMaxStageBlocks;
+  while (blocks > 1 && (blocks * block_bytes > bytes || blocks * kBlockK > in_features)) {
+    blocks /= 2;
+  }
+  return blocks;
+}
+
+// The sizes below are from bench_decode_plans (docs/performance.md).
+
+// As many warps a block as spread the rows over all multiprocessors, in equal passes. Where a
+// block's share of the weights is little more than its ring, half as many blocks with twice the
+// share are as fast, and leave room for the next kernel to fill its rings meanwhile.
+void size_warp_form(DecodeMatmulPlan& plan, int multiprocessors) {
+  plan.form = DecodeMatmulPlan::Form::warp;
+  plan.token_tiles = plan.tokens <= 8 ? 1 : plan.tokens <= 16 ? 2 : 4;
+  const auto tiles = static_cast<int>((plan.out_features + 15) / 16);
+  const int each = (tiles + multiprocessors - 1) / multiprocessors;
+  const int passes = (each + kMaxWarps - 1) / kMaxWarps;
+  int warps = (each + passes - 1) / passes;
+  const int64_t share_bytes = int64_t{each} * 16 * plan.in_features * 2;
+  const bool is_short = share_bytes <= kShortShareBytes;
+  if (is_short) {
+    const bool doubles = 2 * share_bytes <= kShortShareBytes || plan.tokens > 16;
+    warps = std::min(warps + (doubles ? warps : (warps + 1) / 2), kMaxWarps);
+  }
+  plan.begin_next = is_short || plan.tokens > 16 ? kAtTheEnd : 0;
+  plan.rows = warps * 16;
+  const int block_bytes = (plan.rows + plan.token_tiles * 8) * kRowBytes;
+  plan.stage_blocks = stage_blocks_within(kStageBytes, block_bytes, plan.in_features);
+  plan.stages = std::min(kMaxStages, kRingBytes / (plan.stage_blocks * block_bytes));
+}
+
+// One pass over most of the multiprocessors, with all of x that the ring holds beside it; or equal
+// passes, which use x again from the L2.
+void size_warpgroup_form(DecodeMatmulPlan& plan, int multiprocessors) {
+  plan.form = DecodeMatmulPlan::Form::warpgroup;
+  plan.token_tiles = (plan.tokens + 7) / 8;
+  const int64_t most_rows = int64_t{multiprocessors} * kMaxGroupRows;
+  const int64_t passes = (plan.out_features + most_rows - 1) / most_rows;
+  const int64_t share =
+      (plan.out_features + multiprocessors * passes - 1) / (multiprocessors * passes);
+  const auto rows = static_cast<int>((share + 7) / 8 * 8);
+  plan.rows = passes > 1 ? rows : std::min(rows + 8, kMaxGroupRows);
+  plan.x_stage_blocks = stage_blocks_within(passes > 1 ? 16 * 1024 : 64 * 1024,
+                                            plan.token_tiles * 8 * kRowBytes, plan.in_features);
+  plan.x_stages = passes > 1 ? 3 : 2;
+  const int x_bytes = plan.x_stages * plan.x_stage_blocks * plan.token_tiles * 8 * kRowBytes;
+  const int block_bytes = plan.rows * kRowBytes;
+  plan.stage_blocks = stage_blocks_within(kGroupStageBytes, block_bytes, plan.in_features);
+  plan.stages = std::min(kMaxStages, (kRingBytes - x_bytes) / (plan.stage_blocks * block_bytes));
 }
 
 Status refuse(const char* name, int64_t value, const char* range) {
@@ -99,21 +158,19 @@ Result<DecodeMatmulPlan> plan_decode_matmul(int tokens, int64_t out_features, in
   plan.tokens = tokens;
   plan.out_features = out_features;
   plan.in_features = in_features;
-  plan.token_tiles = tokens <= 8 ? 1 : tokens <= 16 ? 2 : tokens <= 32 ? 4 : 8;
-  // As many warps a block as spread the rows over all multiprocessors, in equal passes.
-  const auto tiles = static_cast<int>((out_features + 15) / 16);
-  const int each = (tiles + multiprocessors - 1) / multiprocessors;
-  const int passes = (each + kMaxWarps - 1) / kMaxWarps;
-  plan.rows = (each + passes - 1) / passes * 16;
-  const int block_bytes = (plan.rows + plan.token_tiles * 8) * kRowBytes;
-  plan.stage_blocks = kMaxStageBlocks;
-  while (plan.stage_blocks > 1 && (plan.stage_blocks * block_bytes > kStageBytes ||
-                                   plan.stage_blocks * kBlockK > in_features)) {
-    plan.stage_blocks /= 2;
+  if (tokens <= kMaxWarpTokens) {
+    size_warp_form(plan, multiprocessors);
+  } else {
+    size_warpgroup_form(plan, multiprocessors);
   }
-  plan.stages = std::min(kMaxStages, kRingBytes / (plan.stage_blocks * block_bytes));
   plan.size_for(multiprocessors);
   return plan;
+}
+
+bool prefers_decode_matmul(int64_t tokens, int64_t out_features, int64_t in_features) {
+  constexpr int64_t kFewWeights = int64_t{1} << 24;
+  return tokens <= kMaxWarpTokens ||
+         (tokens <= kMaxDecodeTokens && out_features * in_features > kFewWeights);
 }
 
 Status launch_decode_matmul(const DecodeMatmulPlan& plan, const uint16_t* weight, const uint16_t* x,

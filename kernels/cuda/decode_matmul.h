@@ -46,6 +46,10 @@ struct DecodeMatmulPlan {
 Result<DecodeMatmulPlan> plan_decode_matmul(int tokens, int64_t out_features, int64_t in_features,
                                             int multiprocessors);
 
+// Whether it is the one to take among the kernels of matmul.h: up to 32 rows, and up to 64 where
+// there are more weights than 2^24; of fewer the library is done sooner (docs/performance.md).
+bool prefers_decode_matmul(int64_t tokens, int64_t out_features, int64_t in_features);
+
 // out[t, n] = bf16(chain(x[t, :], weight[n, :]) + bias[n])
 // weight (N, K) contiguous, x (tokens, K) with x_stride elements from row to row, bias (N) or null,
 // out (tokens, N) with out_stride: bf16 device memory, rows contiguous; weight and x aligned to 16

@@ -7,8 +7,7 @@ namespace {
 
 constexpr uint32_t kAlignmentBytes = 16;  // what matmul.h promises
 constexpr int kMostCustomOptions = 15;
-// Tensor cores of any kind (HMMA alone would be mma.sync without wgmma: four times as slow), fp32
-// sums, bf16 inputs: others (by fma, say) are other arithmetic.
+// Tensor cores of any kind, fp32 sums, bf16 inputs: others (by fma, say) are other arithmetic.
 constexpr uint64_t kTensorCores = CUBLASLT_NUMERICAL_IMPL_FLAGS_TENSOR_OP_MASK;
 constexpr uint64_t kNumbers =
     CUBLASLT_NUMERICAL_IMPL_FLAGS_ACCUMULATOR_32F | CUBLASLT_NUMERICAL_IMPL_FLAGS_INPUT_16BF;
@@ -117,9 +116,8 @@ Result<std::vector<LtAlgorithm>> LtGemm::candidates(cublasLtHandle_t handle, siz
   };
   EXACT_RETURN_IF_ERROR(
       set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(workspace_bytes)));
-  EXACT_RETURN_IF_ERROR(set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                            static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE)));
-  EXACT_RETURN_IF_ERROR(set(CUBLASLT_MATMUL_PREF_IMPL_MASK, kTensorCores | kNumbers));
+  // No other preference: asked for what the contract needs by its masks, the heuristic names
+  // kernels without wgmma, at a quarter of the rate. What splits K is left out by its claim below.
   for (const auto attribute :
        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
@@ -135,8 +133,9 @@ Result<std::vector<LtAlgorithm>> LtGemm::candidates(cublasLtHandle_t handle, siz
   EXACT_RETURN_IF_ERROR(lt_status(status, "cublasLtMatmulAlgoGetHeuristic"));
   for (int i = 0; i < count; i++) {
     const auto& result = found[static_cast<size_t>(i)];
-    if (result.state == CUBLAS_STATUS_SUCCESS)
-      algorithms.push_back({result.algo, config_of(result.algo)});
+    const LtConfig config = config_of(result.algo);
+    if (result.state == CUBLAS_STATUS_SUCCESS && config.claims_one_chain())
+      algorithms.push_back({result.algo, config});
   }
   return algorithms;
 }

@@ -48,8 +48,8 @@ class LtGemm {
   // device: what cuBLASLt refused of these shapes.
   static Result<LtGemm> describe(const MatmulInputs& inputs);
 
-  // The heuristic's list in its order, at most `most`, for tensor cores with fp32 sums, no
-  // reduction scheme and pointers aligned to 16 bytes.
+  // Those of the heuristic's first `most` that claim to be one chain, in its order, for pointers
+  // aligned to 16 bytes.
   Result<std::vector<LtAlgorithm>> candidates(cublasLtHandle_t handle, size_t workspace_bytes,
                                               int most) const;
 

@@ -89,7 +89,7 @@ void CudaBackend::linear(const TensorView& x, const LinearWeight& weight, const 
 
 Status CudaBackend::multiply(const MatmulInputs& inputs) {
   if (inputs.tokens == 0) return {};
-  if (inputs.tokens <= kMaxDecodeTokens) {
+  if (prefers_decode_matmul(inputs.tokens, inputs.out_features, inputs.in_features)) {
     const auto plan = plan_decode_matmul(static_cast<int>(inputs.tokens), inputs.out_features,
                                          inputs.in_features, multiprocessors_);
     if (plan.is_ok()) {

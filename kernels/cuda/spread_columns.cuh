@@ -30,11 +30,8 @@ struct ColumnChain {
     barrier_wait(shared_address(&shared.values_full[value_turn.stage]), value_turn.parity);
   }
   __device__ void give_back() {
-    __syncwarp();
-    if (lane == 0) {
-      barrier_arrive(shared_address(&shared.probabilities_empty[probability_turn.stage]));
-      barrier_arrive(shared_address(&shared.values_empty[value_turn.stage]));
-    }
+    barrier_arrive(shared_address(&shared.probabilities_empty[probability_turn.stage]));
+    barrier_arrive(shared_address(&shared.values_empty[value_turn.stage]));
     value_turn.advance();
     probability_turn.advance();
   }
@@ -113,11 +110,11 @@ __global__ void __launch_bounds__(kColumnThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kValueStages; i++) {
       barrier_init(shared_address(&shared.values_full[i]), 32);
-      barrier_init(shared_address(&shared.values_empty[i]), 1);
+      barrier_init(shared_address(&shared.values_empty[i]), 32);
     }
     for (int i = 0; i < kProbabilityStages; i++) {
-      barrier_init(shared_address(&shared.probabilities_full[i]), kChunkSegments);
-      barrier_init(shared_address(&shared.probabilities_empty[i]), 2);
+      barrier_init(shared_address(&shared.probabilities_full[i]), kChunkSegments * 32);
+      barrier_init(shared_address(&shared.probabilities_empty[i]), 2 * 32);
     }
   }
   __syncthreads();

@@ -13,6 +13,7 @@ inline constexpr int kSegmentSteps = kSegmentKeys / 16;
 inline constexpr int kSegmentPairs = kSegmentKeys / 8;
 inline constexpr int kValueStages = 8;
 inline constexpr int kProbabilityStages = 3;
+inline constexpr int kScoreSlots = 4;   // of a warp: three are on their way while one is used
 inline constexpr int kSliceBytes = 32;  // 16 columns of a key
 inline constexpr int kValueStageBytes = kChunkSegments * kSegmentKeys * kSliceBytes;
 enum ColumnWarp : int { kChainWarp = 0, kSumWarp = 1, kCopyWarp = 2, kProbabilityWarp = 3 };
@@ -26,9 +27,19 @@ struct ProbabilityStage {
   float factors[kChunkSegments][kHeadTiles * kHeadTile];
 };
 
+// What one warp is about to turn into probabilities: the scores of its segment, and the maxima of
+// all key blocks of the chunk. The padding keeps the heads of a quad's lanes in different banks.
+template <int kHeadTiles>
+struct ScoreSlot {
+  float scores[kHeadTiles * kHeadTile][kSegmentKeys + 8];
+  float maxima[kHeadTiles * kHeadTile][kChunkSegments];
+};
+
+// All barriers count lanes: each answers for what it wrote and read itself.
 template <int kHeadTiles>
 struct ColumnShared {
   uint8_t values[kValueStages][kValueStageBytes];
+  ScoreSlot<kHeadTiles> scores[kChunkSegments][kScoreSlots];
   ProbabilityStage<kHeadTiles> probabilities[kProbabilityStages];
   float inverse[kHeadTiles * kHeadTile];
   uint64_t values_full[kValueStages], values_empty[kValueStages];
@@ -67,6 +78,17 @@ __device__ __forceinline__ void copy_16_bytes(uint32_t to, const void* from, boo
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
                "r"(real ? 16 : 0)
                : "memory");
+}
+__device__ __forceinline__ void copy_4_bytes(uint32_t to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Waits until at most kPending of this thread's groups are under way.
+template <int kPending>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 __device__ __forceinline__ void arrive_after_copies(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
@@ -122,15 +144,12 @@ __device__ void copy_values(ColumnShared<kHeadTiles>& shared, const AttentionInp
 }
 
 // One of four warps: segment `mine` of every chunk. The maxima of a chunk's blocks come with it, so
-// that every warp knows the running maximum before and after each of them.
+// that every warp knows the running maximum before and after each of them. Scores are fetched three
+// chunks ahead into slots of the warp's own: an answer of the L2 takes longer than a chunk.
 template <int kHeadWidth, int kHeadTiles>
 struct ProbabilityMaker {
   using Order = Segments<kHeadWidth>;
   static constexpr int kChunkBlocks = kChunkSegments / Order::kInBlock;
-  struct Loaded {
-    float2 scores[kHeadTiles][kSegmentPairs];
-    float maxima[kHeadTiles][kChunkBlocks];
-  };
 
   ColumnShared<kHeadTiles>& shared;
   SpreadScratch scratch;
@@ -140,41 +159,57 @@ struct ProbabilityMaker {
   float max[kHeadTiles];
   Turn<kProbabilityStages> turn;
 
-  __device__ void load(Loaded& to, int chunk) const {
-    const int segment = chunk * kChunkSegments + mine;
-    if (chunk >= segments.chunks()) return;
-#pragma unroll
-    for (int tile = 0; tile < kHeadTiles; tile++) {
-      const int row = first_row + min(tile * kHeadTile + lane / 4, heads - 1);
-#pragma unroll
-      for (int i = 0; i < kChunkBlocks; i++) {
-        const int block = segments.block(chunk * kChunkSegments) - i;
-        to.maxima[tile][i] = block >= 0 ? scratch.maxima_of(row)[block] : kMinusInfinity;
-      }
-      if (segment >= segments.count()) continue;
-      const float* from =
-          scratch.scores_of<kHeadWidth>(row) + segments.first_key(segment) + lane % 4 * 2;
-#pragma unroll
-      for (int j = 0; j < kSegmentPairs; j++)
-        to.scores[tile][j] = *reinterpret_cast<const float2*>(from + 8 * j);
-    }
+  __device__ ScoreSlot<kHeadTiles>& slot_of(int chunk) const {
+    return shared.scores[mine][chunk % kScoreSlots];
   }
 
-  __device__ void make(const Loaded& from, int chunk) {
+  // Commits a group of copies, maybe an empty one. Blocks before the first have nothing to say.
+  __device__ void fetch(int chunk) const {
+    if (chunk < segments.chunks()) {
+      ScoreSlot<kHeadTiles>& slot = slot_of(chunk);
+      const int first = segments.block(chunk * kChunkSegments);
+      for (int i = lane; i < heads * kChunkBlocks; i += 32) {
+        const int head = i / kChunkBlocks, back = i % kChunkBlocks;
+        float* const to = &slot.maxima[head][back];
+        if (first - back >= 0) {
+          copy_4_bytes(shared_address(to), scratch.maxima_of(first_row + head) + first - back);
+        } else {
+          *to = kMinusInfinity;
+        }
+      }
+      const int segment = chunk * kChunkSegments + mine;
+      constexpr int kPieces = kSegmentKeys / 4;  // of 16 bytes, of a head
+      for (int i = lane; segment < segments.count() && i < heads * kPieces; i += 32) {
+        const int head = i / kPieces, first_of_piece = i % kPieces * 4;
+        copy_16_bytes(shared_address(&slot.scores[head][first_of_piece]),
+                      scratch.scores_of<kHeadWidth>(first_row + head) +
+                          segments.first_key(segment) + first_of_piece,
+                      true);
+      }
+    }
+    commit_copies();
+  }
+
+  __device__ void make(int chunk) {
+    wait_for_copies<kScoreSlots - 2>();
+    __syncwarp();  // the other lanes' copies are there too
+    const ScoreSlot<kHeadTiles>& slot = slot_of(chunk);
     if (chunk >= kProbabilityStages)
       barrier_wait(shared_address(&shared.probabilities_empty[turn.stage]), turn.parity ^ 1u);
     ProbabilityStage<kHeadTiles>& stage = shared.probabilities[turn.stage];
     const bool opens = mine % Order::kInBlock == 0;
 #pragma unroll
     for (int tile = 0; tile < kHeadTiles; tile++) {
+      const int head = min(tile * kHeadTile + lane / 4, heads - 1);
       float before = max[tile], after = max[tile];
 #pragma unroll
       for (int i = 0; i < kChunkBlocks; i++) {
+        const float of_block = slot.maxima[head][i];
         if (i <= mine / Order::kInBlock) {
           before = after;
-          after = fmaxf(after, from.maxima[tile][i]);
+          after = fmaxf(after, of_block);
         }
-        max[tile] = fmaxf(max[tile], from.maxima[tile][i]);
+        max[tile] = fmaxf(max[tile], of_block);
       }
       if (opens && lane % 4 == 0) {
         const bool first = chunk == 0 && mine == 0;
@@ -182,9 +217,11 @@ struct ProbabilityMaker {
             first ? 1.0f : contract::rescale_factor(before, after, c);
       }
       const float scaled = after * c;
+      const float* const scores = slot.scores[head] + lane % 4 * 2;
 #pragma unroll
       for (int j = 0; j < kSegmentPairs; j += 2) {
-        const float2 s0 = from.scores[tile][j], s1 = from.scores[tile][j + 1];
+        const float2 s0 = *reinterpret_cast<const float2*>(scores + 8 * j);
+        const float2 s1 = *reinterpret_cast<const float2*>(scores + 8 * j + 8);
         const float4 p = make_float4(
             contract::probability(s0.x, c, scaled), contract::probability(s0.y, c, scaled),
             contract::probability(s1.x, c, scaled), contract::probability(s1.y, c, scaled));
@@ -193,23 +230,17 @@ struct ProbabilityMaker {
             make_uint2(pack_bf16(p.x, p.y), pack_bf16(p.z, p.w));
       }
     }
-    __syncwarp();
-    if (lane == 0) barrier_arrive(shared_address(&shared.probabilities_full[turn.stage]));
+    barrier_arrive(shared_address(&shared.probabilities_full[turn.stage]));
     turn.advance();
+    __syncwarp();  // the slot is read, and may be filled again
   }
 
-  // Scores are loaded two chunks ahead.
   __device__ void run() {
     for (int tile = 0; tile < kHeadTiles; tile++) max[tile] = kMinusInfinity;
-    Loaded even, odd;
-    load(even, 0);
-    load(odd, 1);
-    for (int chunk = 0; chunk < segments.chunks(); chunk += 2) {
-      make(even, chunk);
-      load(even, chunk + 2);
-      if (chunk + 1 >= segments.chunks()) break;
-      make(odd, chunk + 1);
-      load(odd, chunk + 3);
+    for (int chunk = 0; chunk < kScoreSlots - 1; chunk++) fetch(chunk);
+    for (int chunk = 0; chunk < segments.chunks(); chunk++) {
+      make(chunk);
+      fetch(chunk + kScoreSlots - 1);
     }
   }
 };
@@ -246,8 +277,7 @@ __device__ void add_terms(ColumnShared<kHeadTiles>& shared, Segments<kHeadWidth>
         sums[tile] = sum;
       }
     }
-    __syncwarp();
-    if (lane == 0) barrier_arrive(shared_address(&shared.probabilities_empty[turn.stage]));
+    barrier_arrive(shared_address(&shared.probabilities_empty[turn.stage]));
     turn.advance();
   }
 #pragma unroll
