@@ -128,7 +128,7 @@ Times time_shape(cublasLtHandle_t handle, exact::cuda::LtMatmul& library, const 
     check(gemm.run(handle, algorithm, inputs(i), memory.workspace, kWorkspaceBytes, stream));
   };
   const exact::cuda::LtAlgorithm free_algorithm = free_choice(handle, inputs(0));
-  const exact::cuda::LtAlgorithm first = (*gemm.candidates(handle, kWorkspaceBytes, 1))[0];
+  const exact::cuda::LtAlgorithm first = gemm.candidates(handle, kWorkspaceBytes, 64)->at(0);
   check(library.prepare(inputs(0), stream));
   const double flops = 2.0 * static_cast<double>(n * k) * static_cast<double>(tokens);
   const int count = flops > 5e11 ? 4 : flops > 5e10 ? 12 : 48;

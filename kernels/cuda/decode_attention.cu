@@ -124,10 +124,10 @@ Status check_shape(const AttentionInputs& inputs) {
   return {};
 }
 
-// The spread form when one block a kv head would leave much of the GPU idle for long.
+// The spread form when one block a kv head would leave most of the GPU idle for long.
 DecodeAttentionForm choose_form(const AttentionInputs& inputs, int multiprocessors) {
   const int64_t units = int64_t{inputs.step.decode_sequences} * inputs.pages.kv_heads;
-  const bool idle = 2 * units < multiprocessors;
+  const bool idle = 4 * units <= multiprocessors;
   return idle && inputs.step.max_decode_context > 1024 ? DecodeAttentionForm::spread
                                                        : DecodeAttentionForm::streamed;
 }

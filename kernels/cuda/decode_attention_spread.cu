@@ -8,7 +8,7 @@
 // rounds  p to bf16 for the second product, out at the end
 // launch  scores: a warp a key block; it copies 16 KB of keys, multiplies and is done.
 //         columns: a block a (sequence, kv head, 16 columns). One warp runs the chain, one the
-//         sums; one copies values to a ring, four turn scores into probabilities, 64 keys each.
+//         sums; one copies values to a ring, eight turn scores into probabilities, 32 keys each.
 #include <cuda_runtime.h>
 
 #include <algorithm>

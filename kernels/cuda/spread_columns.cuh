@@ -1,14 +1,14 @@
 // spread_columns.cuh owns the second kernel of the spread form of decode attention: a block a
 // (sequence, kv head, 16 columns of O). One warp runs the chain over all keys, one the sums; one
-// copies values to a ring, four turn scores into probabilities, 64 keys each.
+// copies values to a ring, eight turn scores into probabilities, 32 keys each.
 #pragma once
 
 #include "kernels/cuda/spread_probabilities.cuh"
 
 namespace exact::cuda {
 
-// The chain of 16 columns: the fragments of a segment are loaded beside the products of the one
-// before.
+// The chain of 16 columns. A product waits for the one before it, and lets nothing overtake: so
+// each step's loads for the next segment stand between two products of this one.
 template <int kHeadWidth, int kHeadTiles>
 struct ColumnChain {
   struct Fragments {
@@ -36,43 +36,42 @@ struct ColumnChain {
     probability_turn.advance();
   }
 
-  __device__ void load(Fragments& to, int i) const {
+  __device__ void load_step(Fragments& to, int i, int step) const {
     const ProbabilityStage<kHeadTiles>& stage = shared.probabilities[probability_turn.stage];
     const uint32_t row = static_cast<uint32_t>(lane / 16 * 8 + lane % 8);
     const uint32_t from = shared_address(shared.values[value_turn.stage]) + row * kSliceBytes +
                           ((static_cast<uint32_t>(lane / 8 % 2) ^ (row >> 2 & 1u)) << 4) +
                           static_cast<uint32_t>(i * kSegmentKeys * kSliceBytes);
+    load_matrices_transposed(to.values[step],
+                             from + static_cast<uint32_t>(step * 16 * kSliceBytes));
 #pragma unroll
-    for (int step = 0; step < kSegmentSteps; step++) {
-      load_matrices_transposed(to.values[step],
-                               from + static_cast<uint32_t>(step * 16 * kSliceBytes));
-#pragma unroll
-      for (int tile = 0; tile < kHeadTiles; tile++)
-        to.probabilities[tile][step] = stage.fragments[i][tile][step][lane];
-    }
-    if (i % Segments<kHeadWidth>::kInBlock == 0) {
-#pragma unroll
-      for (int tile = 0; tile < kHeadTiles; tile++)
+    for (int tile = 0; tile < kHeadTiles; tile++) {
+      to.probabilities[tile][step] = stage.fragments[i][tile][step][lane];
+      if (step == 0 && i % Segments<kHeadWidth>::kInBlock == 0) {
         to.factors[tile] =
             *reinterpret_cast<const float2*>(&stage.factors[i][tile * kHeadTile + lane % 4 * 2]);
+      }
     }
   }
 
-  __device__ void multiply(const Fragments& from, int i) {
+  // Segment i of its chunk; kLoads: and the loads of the next one.
+  template <bool kLoads>
+  __device__ void multiply(const Fragments& now, int i, Fragments& next) {
     if (i % Segments<kHeadWidth>::kInBlock == 0) {
 #pragma unroll
       for (int tile = 0; tile < kHeadTiles; tile++) {
-        const float2 f = from.factors[tile];
+        const float2 f = now.factors[tile];
         output[tile][0] *= f.x, output[tile][1] *= f.y;
         output[tile][2] *= f.x, output[tile][3] *= f.y;
       }
     }
 #pragma unroll
     for (int step = 0; step < kSegmentSteps; step++) {
+      if (kLoads) load_step(next, (i + 1) % kChunkSegments, step);
 #pragma unroll
       for (int tile = 0; tile < kHeadTiles; tile++) {
-        tensor_core_step(output[tile], from.values[step], from.probabilities[tile][step].x,
-                         from.probabilities[tile][step].y);
+        ordered_step(output[tile], now.values[step], now.probabilities[tile][step].x,
+                     now.probabilities[tile][step].y);
       }
     }
   }
@@ -81,20 +80,21 @@ struct ColumnChain {
     const int count = segments.count();
     Fragments fragments[2];
     wait();
-    load(fragments[0], 0);
+#pragma unroll
+    for (int step = 0; step < kSegmentSteps; step++) load_step(fragments[0], 0, step);
     for (int first = 0; first < count; first += kChunkSegments) {
 #pragma unroll
       for (int i = 0; i < kChunkSegments; i++) {
-        const int segment = first + i;
-        if (segment >= count) break;
-        if (segment + 1 < count) {
+        const int left = count - first - i;
+        if (left > 1) {
           if (i + 1 == kChunkSegments) {
             give_back();
             wait();
           }
-          load(fragments[(i + 1) % 2], (i + 1) % kChunkSegments);
+          multiply<true>(fragments[i % 2], i, fragments[(i + 1) % 2]);
+        } else if (left == 1) {
+          multiply<false>(fragments[i % 2], i, fragments[(i + 1) % 2]);
         }
-        multiply(fragments[i % 2], i);
       }
     }
   }
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kColumnThreads, 1)
       barrier_init(shared_address(&shared.values_empty[i]), 32);
     }
     for (int i = 0; i < kProbabilityStages; i++) {
-      barrier_init(shared_address(&shared.probabilities_full[i]), kChunkSegments * 32);
+      barrier_init(shared_address(&shared.probabilities_full[i]), kMakers * 32);
       barrier_init(shared_address(&shared.probabilities_empty[i]), 2 * 32);
     }
   }

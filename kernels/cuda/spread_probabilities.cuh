@@ -7,17 +7,19 @@
 
 namespace exact::cuda {
 
-inline constexpr int kSegmentKeys = 64;   // what a warp turns into probabilities at a time
-inline constexpr int kChunkSegments = 4;  // of a stage of the rings
+inline constexpr int kSegmentKeys = 64;
+inline constexpr int kChunkSegments = 4;            // of a stage of the rings
+inline constexpr int kMakers = 2 * kChunkSegments;  // warps: each makes probabilities of a half
+inline constexpr int kHalfKeys = kSegmentKeys / 2;
 inline constexpr int kSegmentSteps = kSegmentKeys / 16;
 inline constexpr int kSegmentPairs = kSegmentKeys / 8;
-inline constexpr int kValueStages = 8;
+inline constexpr int kValueStages = 4;
 inline constexpr int kProbabilityStages = 3;
 inline constexpr int kScoreSlots = 4;   // of a warp: three are on their way while one is used
 inline constexpr int kSliceBytes = 32;  // 16 columns of a key
 inline constexpr int kValueStageBytes = kChunkSegments * kSegmentKeys * kSliceBytes;
 enum ColumnWarp : int { kChainWarp = 0, kSumWarp = 1, kCopyWarp = 2, kProbabilityWarp = 3 };
-inline constexpr int kColumnThreads = (kProbabilityWarp + kChunkSegments) * 32;
+inline constexpr int kColumnThreads = (kProbabilityWarp + kMakers) * 32;
 
 // A stage of probabilities: as fragments of P^T for the chain, in fp32 for the sums.
 template <int kHeadTiles>
@@ -27,11 +29,11 @@ struct ProbabilityStage {
   float factors[kChunkSegments][kHeadTiles * kHeadTile];
 };
 
-// What one warp is about to turn into probabilities: the scores of its segment, and the maxima of
-// all key blocks of the chunk. The padding keeps the heads of a quad's lanes in different banks.
+// What one warp is about to turn into probabilities: the scores of half a segment, and the maxima
+// of all key blocks of the chunk. The padding keeps the heads of a warp in different banks.
 template <int kHeadTiles>
 struct ScoreSlot {
-  float scores[kHeadTiles * kHeadTile][kSegmentKeys + 8];
+  float scores[kHeadTiles * kHeadTile][kHalfKeys + 8];
   float maxima[kHeadTiles * kHeadTile][kChunkSegments];
 };
 
@@ -39,7 +41,7 @@ struct ScoreSlot {
 template <int kHeadTiles>
 struct ColumnShared {
   uint8_t values[kValueStages][kValueStageBytes];
-  ScoreSlot<kHeadTiles> scores[kChunkSegments][kScoreSlots];
+  ScoreSlot<kHeadTiles> scores[kMakers][kScoreSlots];
   ProbabilityStage<kHeadTiles> probabilities[kProbabilityStages];
   float inverse[kHeadTiles * kHeadTile];
   uint64_t values_full[kValueStages], values_empty[kValueStages];
@@ -143,9 +145,9 @@ __device__ void copy_values(ColumnShared<kHeadTiles>& shared, const AttentionInp
   }
 }
 
-// One of four warps: segment `mine` of every chunk. The maxima of a chunk's blocks come with it, so
-// that every warp knows the running maximum before and after each of them. Scores are fetched three
-// chunks ahead into slots of the warp's own: an answer of the L2 takes longer than a chunk.
+// One of eight warps: half a segment of every chunk. The maxima of a chunk's blocks come with it,
+// so that every warp knows the running maximum before and after each of them. Scores are fetched
+// three chunks ahead into slots of the warp's own: an answer of the L2 takes longer than a chunk.
 template <int kHeadWidth, int kHeadTiles>
 struct ProbabilityMaker {
   using Order = Segments<kHeadWidth>;
@@ -154,13 +156,14 @@ struct ProbabilityMaker {
   ColumnShared<kHeadTiles>& shared;
   SpreadScratch scratch;
   Order segments;
-  int first_row, heads, mine, lane;
+  int first_row, heads, maker, lane;
   float c;
   float max[kHeadTiles];
   Turn<kProbabilityStages> turn;
 
+  __device__ int mine() const { return maker / 2; }  // the segment of a chunk
   __device__ ScoreSlot<kHeadTiles>& slot_of(int chunk) const {
-    return shared.scores[mine][chunk % kScoreSlots];
+    return shared.scores[maker][chunk % kScoreSlots];
   }
 
   // Commits a group of copies, maybe an empty one. Blocks before the first have nothing to say.
@@ -177,13 +180,13 @@ struct ProbabilityMaker {
           *to = kMinusInfinity;
         }
       }
-      const int segment = chunk * kChunkSegments + mine;
-      constexpr int kPieces = kSegmentKeys / 4;  // of 16 bytes, of a head
+      const int segment = chunk * kChunkSegments + mine();
+      constexpr int kPieces = kHalfKeys / 4;  // of 16 bytes, of a head
       for (int i = lane; segment < segments.count() && i < heads * kPieces; i += 32) {
         const int head = i / kPieces, first_of_piece = i % kPieces * 4;
         copy_16_bytes(shared_address(&slot.scores[head][first_of_piece]),
                       scratch.scores_of<kHeadWidth>(first_row + head) +
-                          segments.first_key(segment) + first_of_piece,
+                          segments.first_key(segment) + maker % 2 * kHalfKeys + first_of_piece,
                       true);
       }
     }
@@ -197,7 +200,7 @@ struct ProbabilityMaker {
     if (chunk >= kProbabilityStages)
       barrier_wait(shared_address(&shared.probabilities_empty[turn.stage]), turn.parity ^ 1u);
     ProbabilityStage<kHeadTiles>& stage = shared.probabilities[turn.stage];
-    const bool opens = mine % Order::kInBlock == 0;
+    const bool opens = maker % (2 * Order::kInBlock) == 0;
 #pragma unroll
     for (int tile = 0; tile < kHeadTiles; tile++) {
       const int head = min(tile * kHeadTile + lane / 4, heads - 1);
@@ -205,28 +208,29 @@ struct ProbabilityMaker {
 #pragma unroll
       for (int i = 0; i < kChunkBlocks; i++) {
         const float of_block = slot.maxima[head][i];
-        if (i <= mine / Order::kInBlock) {
+        if (i <= mine() / Order::kInBlock) {
           before = after;
           after = fmaxf(after, of_block);
         }
         max[tile] = fmaxf(max[tile], of_block);
       }
       if (opens && lane % 4 == 0) {
-        const bool first = chunk == 0 && mine == 0;
-        stage.factors[mine][tile * kHeadTile + lane / 4] =
+        const bool first = chunk == 0 && maker == 0;
+        stage.factors[mine()][tile * kHeadTile + lane / 4] =
             first ? 1.0f : contract::rescale_factor(before, after, c);
       }
       const float scaled = after * c;
       const float* const scores = slot.scores[head] + lane % 4 * 2;
 #pragma unroll
-      for (int j = 0; j < kSegmentPairs; j += 2) {
+      for (int j = 0; j < kHalfKeys / 8; j += 2) {
         const float2 s0 = *reinterpret_cast<const float2*>(scores + 8 * j);
         const float2 s1 = *reinterpret_cast<const float2*>(scores + 8 * j + 8);
         const float4 p = make_float4(
             contract::probability(s0.x, c, scaled), contract::probability(s0.y, c, scaled),
             contract::probability(s1.x, c, scaled), contract::probability(s1.y, c, scaled));
-        stage.terms[mine][tile][j / 2][lane] = p;
-        stage.fragments[mine][tile][j / 2][lane] =
+        const int place = maker % 2 * (kHalfKeys / 16) + j / 2;
+        stage.terms[mine()][tile][place][lane] = p;
+        stage.fragments[mine()][tile][place][lane] =
             make_uint2(pack_bf16(p.x, p.y), pack_bf16(p.z, p.w));
       }
     }
