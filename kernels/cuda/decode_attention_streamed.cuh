@@ -29,9 +29,9 @@ struct StreamShared {
   float maxima[kScoreStages][kScoreWarps][2 * kHeadTile];
 
   __device__ void init(const PieceRings& rings) {
-    keys.init(rings.keys, 1, kScoreWarps);
-    values.init(rings.values, 1, kValueWarps);
     // Every lane answers for what it wrote and read itself.
+    keys.init(rings.keys, 1, kScoreWarps * 32);
+    values.init(rings.values, 1, kValueWarps * 32);
     scores.init(kScoreStages, kScoreWarps * 32, kValueWarps * 32);
     barrier_init_fence();
   }
@@ -99,8 +99,7 @@ struct ScoreWarp {
         }
       }
     }
-    __syncwarp();
-    if (lane == 0) barrier_arrive(piece_turn.empty_barrier());
+    barrier_arrive(piece_turn.empty_barrier());
     piece_turn.advance();
   }
 
@@ -247,8 +246,7 @@ struct ValueWarp {
         }
       }
     }
-    __syncwarp();
-    if (lane == 0) barrier_arrive(piece_turn.empty_barrier());
+    barrier_arrive(piece_turn.empty_barrier());
     piece_turn.advance();
   }
 

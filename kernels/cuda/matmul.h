@@ -55,7 +55,8 @@ class LtMatmul {
   // The first call for a shape finds an algorithm, tests it on random data of that shape, and
   // remembers it; it may allocate and wait, so it can't be recorded: call prepare() before.
   virtual Status prepare(const MatmulInputs& inputs, cudaStream_t stream) = 0;
-  // What prepare() chose; prepares when nobody has.
+  // What prepare() chose; prepares when nobody has. Where there is no memory for that,
+  // plain_matmul.
   virtual Status launch(const MatmulInputs& inputs, cudaStream_t stream) = 0;
   // All algorithms the library offers for a shape under the restrictions, at most `most`: those
   // that the test of equality admits are run in turn, and each is checked. For the test that no
