@@ -74,6 +74,8 @@ std::string_view finish_reason_name(FinishReason reason) {
       return "aborted";
     case FinishReason::error:
       return "error";
+    case FinishReason::deadline:
+      return "deadline";
   }
   return "unknown";
 }
@@ -160,7 +162,7 @@ Status Engine::Impl::submit(ScoreRequest request) {
   return {};
 }
 
-Status Engine::Impl::cancel(RequestId request) {
+Status Engine::Impl::cancel(RequestId request, FinishReason reason) {
   if (!open_sequences_.contains(request)) {
     return Status(Code::not_found,
                   "request " + std::to_string(request.value) + " is not in flight");
@@ -172,9 +174,14 @@ Status Engine::Impl::cancel(RequestId request) {
   std::sort(cancelled.begin(), cancelled.end(),
             [](const Sequence* a, const Sequence* b) { return a->id < b->id; });
   for (Sequence* sequence : cancelled) {
-    finish(*sequence, FinishReason::cancelled, Status(), early_);
+    finish(*sequence, reason, Status(), early_);
   }
   return {};
+}
+
+Status Engine::Impl::allow(RequestId request, int32_t, int32_t, std::span<const int32_t>) {
+  return Status(Code::not_found,
+                "request " + std::to_string(request.value) + " waits for no allowed ids");
 }
 
 bool Engine::Impl::has_work() const {
@@ -187,6 +194,8 @@ void Engine::Impl::finish(Sequence& sequence, FinishReason reason, Status error,
   if (sequence.is_score) {
     if (reason == FinishReason::cancelled)
       error = Status(Code::cancelled, "cancelled by the client");
+    if (reason == FinishReason::deadline)
+      error = Status(Code::timeout, "its deadline passed before it was done");
     report.scores.push_back(
         {sequence.request, std::move(error), std::move(sequence.logprobs), version_, live_digest_});
   } else {
@@ -231,8 +240,12 @@ Status Engine::submit(GenerateRequest request) {
 Status Engine::submit(ScoreRequest request) {
   return impl_->submit(std::move(request));
 }
-Status Engine::cancel(RequestId request) {
-  return impl_->cancel(request);
+Status Engine::cancel(RequestId request, FinishReason reason) {
+  return impl_->cancel(request, reason);
+}
+Status Engine::allow(RequestId request, int32_t sample_index, int32_t index,
+                     std::span<const int32_t> ids) {
+  return impl_->allow(request, sample_index, index, ids);
 }
 bool Engine::has_work() const {
   return impl_->has_work();
