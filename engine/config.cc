@@ -1,9 +1,9 @@
 #include "engine/config.h"
 
 #include <optional>
-#include <sstream>
 
 #include "engine/config_fields.h"
+#include "engine/config_rope.h"
 #include "engine/file.h"
 #include "kernels/contract/shape.h"
 
@@ -16,7 +16,6 @@ constexpr int64_t kMaxHeads = 1024;
 constexpr int64_t kMaxHeadWidth = 1024;
 constexpr int64_t kMaxWidth = int64_t{1} << 20;
 constexpr int64_t kMaxVocabulary = int64_t{1} << 22;
-constexpr int64_t kMaxPositions = int64_t{1} << 24;  // beyond, a position is not an exact fp32
 
 const char* architecture_name(ModelType type) {
   switch (type) {
@@ -47,14 +46,6 @@ void refuse_text(ConfigFields& fields, const char* name, const char* supported) 
   if (value != supported) {
     fields.fail(Code::unsupported, name, "is '" + value + "': it must be '" + supported + "'");
   }
-}
-
-void refuse_number(ConfigFields& fields, const char* name, double supported) {
-  const double value = fields.number(name, -1e30, 1e30, supported);
-  if (value == supported) return;
-  std::ostringstream what;
-  what << "is " << value << ": it must be " << supported;
-  fields.fail(Code::unsupported, name, what.str());
 }
 
 void refuse_true(ConfigFields& fields, const char* name, const char* why) {
@@ -90,9 +81,9 @@ void refuse_unsupported(ConfigFields& fields, const ModelConfig& config) {
   refuse_text(fields, "hidden_act", "silu");
   refuse_text(fields, "dtype", "bfloat16");        // transformers 5
   refuse_text(fields, "torch_dtype", "bfloat16");  // transformers 4
-  refuse_number(fields, "partial_rotary_factor", 1);
-  refuse_number(fields, "pretraining_tp", 1);
-  refuse_number(fields, "attention_dropout", 0);
+  fields.must_be("partial_rotary_factor", 1);
+  fields.must_be("pretraining_tp", 1);
+  fields.must_be("attention_dropout", 0);
   refuse_true(fields, "use_sliding_window", "only full attention is supported");
   check_layer_types(fields, config.layers);
   if (fields.has("quantization_config")) {
@@ -102,57 +93,6 @@ void refuse_unsupported(ConfigFields& fields, const ModelConfig& config) {
   if (config.type != ModelType::llama) {
     refuse_true(fields, "mlp_bias", "only llama's feed-forward layers can have biases");
   }
-}
-
-// ---- rotary embedding
-
-void read_llama3(ConfigFields& rope, RopeConfig& config) {
-  config.kind = RopeKind::llama3;
-  config.factor = rope.number("factor", 1, 1e6);
-  config.low_frequency_factor = rope.number("low_freq_factor", 1e-6, 1e6);
-  config.high_frequency_factor = rope.number("high_freq_factor", 1e-6, 1e6);
-  config.original_max_positions =
-      rope.integer("original_max_position_embeddings", 1, kMaxPositions);
-  if (rope.status().is_ok() && config.high_frequency_factor <= config.low_frequency_factor) {
-    rope.fail(Code::invalid, "high_freq_factor", "must be above low_freq_factor");
-  }
-}
-
-// transformers 5 has `rope_parameters` with everything in it; transformers 4 has `rope_theta`
-// beside a `rope_scaling` that may be null.
-Status read_rope(ConfigFields& fields, RopeConfig& config) {
-  const bool is_new = fields.has("rope_parameters");
-  const char* key = is_new ? "rope_parameters" : "rope_scaling";
-  if (is_new && fields.has("rope_scaling")) {
-    fields.fail(Code::invalid, "rope_scaling", "stands beside 'rope_parameters': keep one of them");
-    return fields.status();
-  }
-  const Json none = Json::object();
-  const Json& object = fields.has(key) ? *fields.find(key) : none;
-  if (!object.is_object()) {
-    fields.fail(Code::invalid, key, "must be an object or null");
-    return fields.status();
-  }
-
-  ConfigFields rope(object, std::string(key) + ".");
-  const char* type_key = rope.has("rope_type") || !rope.has("type") ? "rope_type" : "type";
-  const std::string type = rope.text(type_key, "default");
-  ConfigFields& theta_owner = rope.has("rope_theta") ? rope : fields;
-  config.theta = theta_owner.number("rope_theta", 1.5, 1e12);
-  if (rope.has("rope_theta") && fields.has("rope_theta") &&
-      fields.number("rope_theta", 1.5, 1e12) != config.theta) {
-    fields.fail(Code::invalid, "rope_theta", "differs from the one in the rope's own object");
-  }
-  refuse_number(rope, "partial_rotary_factor", 1);
-  if (type == "llama3") {
-    read_llama3(rope, config);
-  } else if (type == "default") {
-    config.kind = RopeKind::standard;
-  } else {
-    rope.fail(Code::unsupported, type_key,
-              "is '" + type + "': only 'default' and 'llama3' are supported");
-  }
-  return rope.status();
 }
 
 // ---- shapes
@@ -213,13 +153,13 @@ Result<ModelConfig> read_config(const Json& object) {
   read_heads(fields, config);
   config.feed_forward_width = fields.integer("intermediate_size", 1, kMaxWidth);
   config.vocabulary = fields.integer("vocab_size", 1, kMaxVocabulary);
-  config.max_positions = fields.integer("max_position_embeddings", 1, kMaxPositions);
+  config.max_positions = fields.integer("max_position_embeddings", 1, kMaxConfigPositions);
   config.norm_epsilon = static_cast<float>(fields.number("rms_norm_eps", 1e-12, 1));
   config.tied_embeddings = fields.boolean("tie_word_embeddings", false);
   read_biases(fields, config);
   config.head_norm = config.type == ModelType::qwen3;
   config.rope.head_width = config.head_width;
-  const Status rope = read_rope(fields, config.rope);
+  const Status rope = read_rope(fields, config.max_positions, config.rope);
   refuse_unsupported(fields, config);
   if (fields.status().is_ok()) check_shapes(fields, config);
   if (!fields.status().is_ok()) return fields.status();

@@ -26,6 +26,12 @@ Json base_config(const char* type = "llama") {
   return config;
 }
 
+Json rope_config(const Json& rope) {
+  Json config = base_config("qwen3");
+  config["rope_parameters"] = rope;
+  return config;
+}
+
 ModelConfig parse(const Json& json) {
   auto config = parse_config(json.dump());
   EXPECT_TRUE(config.is_ok()) << config.status().to_string() << "\n" << json.dump(1);
@@ -105,13 +111,75 @@ Json version_4(Json config) {
 TEST(Config, BothSpellingsOfTransformersAreTheSameModel) {
   Json plain = base_config("qwen3");
   plain["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 1000000}};
-  for (const Json& config : {base_config(), plain}) {
+  const Json yarn = rope_config({{"rope_type", "yarn"},
+                                 {"rope_theta", 1e6},
+                                 {"factor", 4.0},
+                                 {"original_max_position_embeddings", 32768}});
+  const Json linear =
+      rope_config({{"rope_type", "linear"}, {"rope_theta", 10000}, {"factor", 2.0}});
+  for (const Json& config : {base_config(), plain, yarn, linear}) {
     EXPECT_EQ(contract_id(parse(config)), contract_id(parse(version_4(config))));
   }
   Json old_key = version_4(base_config());
   old_key["rope_scaling"]["type"] = old_key["rope_scaling"]["rope_type"];
   old_key["rope_scaling"].erase("rope_type");
   EXPECT_EQ(parse(old_key).rope.kind, RopeKind::llama3);
+}
+
+TEST(Config, YarnIsReadInFullAndMayLeaveItsDefaultsOut) {
+  const ModelConfig brief = parse(rope_config({{"rope_type", "yarn"},
+                                               {"rope_theta", 1e6},
+                                               {"factor", 4.0},
+                                               {"original_max_position_embeddings", 32768}}));
+  EXPECT_EQ(brief.rope.kind, RopeKind::yarn);
+  EXPECT_EQ(brief.rope.factor, 4.0);
+  EXPECT_EQ(brief.rope.original_max_positions, 32768);
+  EXPECT_EQ(brief.rope.beta_fast, 32.0);
+  EXPECT_EQ(brief.rope.beta_slow, 1.0);
+  EXPECT_TRUE(brief.rope.truncate);
+  EXPECT_FALSE(brief.rope.attention_factor || brief.rope.ramp_on_host);
+  const ModelConfig full = parse(rope_config({{"rope_type", "yarn"},
+                                              {"rope_theta", 1e6},
+                                              {"factor", 8},
+                                              {"beta_fast", 16},
+                                              {"beta_slow", 2},
+                                              {"truncate", false},
+                                              {"attention_factor", 1.5},
+                                              {"mscale", 0.7},
+                                              {"mscale_all_dim", 0.9},
+                                              {"partial_rotary_factor", 1.0}}));
+  EXPECT_EQ(full.rope.factor, 8.0);
+  EXPECT_EQ(full.rope.original_max_positions, 131072);  // max_position_embeddings
+  EXPECT_EQ(full.rope.beta_fast, 16.0);
+  EXPECT_EQ(full.rope.beta_slow, 2.0);
+  EXPECT_FALSE(full.rope.truncate);
+  EXPECT_EQ(full.rope.attention_factor, 1.5);
+  EXPECT_EQ(full.rope.mscale, 0.7);
+  EXPECT_EQ(full.rope.mscale_all_dim, 0.9);
+}
+
+TEST(Config, LinearNeedsAFactorAlone) {
+  const ModelConfig config =
+      parse(rope_config({{"rope_type", "linear"}, {"rope_theta", 10000}, {"factor", 2.0}}));
+  EXPECT_EQ(config.rope.kind, RopeKind::linear);
+  EXPECT_EQ(config.rope.factor, 2.0);
+}
+
+TEST(Config, AFieldOfAnotherKindOfRopeIsPassedOverAsTransformersDoes) {
+  const Json plain = {{"rope_type", "default"}, {"rope_theta", 10000}};
+  Json more = plain;
+  more["factor"] = 4;
+  more["beta_fast"] = 8;
+  more["mrope_section"] = nullptr;
+  EXPECT_EQ(contract_id(parse(rope_config(plain))), contract_id(parse(rope_config(more))));
+}
+
+TEST(Config, TheOriginalLengthMayStandOutsideTheRopesObject) {
+  Json config = base_config();
+  config["original_max_position_embeddings"] = 8192;
+  EXPECT_EQ(contract_id(parse(config)), contract_id(parse(base_config())));
+  config["rope_parameters"].erase("original_max_position_embeddings");
+  EXPECT_EQ(contract_id(parse(config)), contract_id(parse(base_config())));
 }
 
 TEST(Config, WhatAClassDefaultsToMayBeMissing) {
@@ -218,7 +286,16 @@ const std::vector<BadConfig>& bad_configs() {
       {"llama", "/rope_parameters/rope_theta", "big", Code::invalid, "rope_parameters.rope_theta"},
       {"llama", "/rope_theta", 10000, Code::invalid, "rope_theta"},
       {"llama", "/rope_scaling", {{"type", "linear"}}, Code::invalid, "rope_scaling"},
-      {"llama", "/rope_parameters/rope_type", "yarn", Code::unsupported, "rope_type"},
+      {"llama", "/rope_parameters/rope_type", "longrope", Code::unsupported, "rope_type"},
+      {"llama", "/rope_parameters/rope_type", "dynamic", Code::unsupported, "rope_type"},
+      {"llama", "/rope_parameters/mrope_section", {1, 2}, Code::unsupported, "mrope_section"},
+      {"llama",
+       "/rope_parameters/full_attention",
+       {{"rope_type", "default"}},
+       Code::unsupported,
+       "rope_parameters.full_attention"},
+      {"llama", "/original_max_position_embeddings", 4096, Code::invalid,
+       "original_max_position_embeddings"},
       {"llama", "/rope_parameters/factor", kErased, Code::invalid, "rope_parameters.factor"},
       {"llama", "/rope_parameters/factor", 0.5, Code::invalid, "rope_parameters.factor"},
       {"llama", "/rope_parameters/high_freq_factor", 1, Code::invalid, "high_freq_factor"},
@@ -244,6 +321,55 @@ TEST(Config, EachUnsupportedFieldIsRefusedByName) {
     EXPECT_NE(config.status().message().find(std::string(bad.named) + "'"), std::string::npos)
         << bad.field << ": " << config.status().message();
   }
+}
+
+struct BadRope {
+  const char* type;
+  const char* field;
+  Json value;  // discarded: the field is erased
+};
+
+TEST(Config, EachWrongFieldOfYarnAndLinearIsRefusedByName) {
+  const std::vector<BadRope> cases = {
+      {"linear", "factor", kErased},
+      {"linear", "factor", 0.5},
+      {"linear", "factor", "2"},
+      {"yarn", "factor", kErased},
+      {"yarn", "factor", nullptr},
+      {"yarn", "beta_fast", 0},
+      {"yarn", "beta_fast", 0.5},
+      {"yarn", "beta_slow", -1},
+      {"yarn", "truncate", nullptr},
+      {"yarn", "truncate", 1},
+      {"yarn", "attention_factor", 0},
+      {"yarn", "attention_factor", "1"},
+      {"yarn", "mscale", -1},
+      {"yarn", "mscale_all_dim", true},
+      {"yarn", "extrapolation_factor", 1},
+      {"yarn", "original_max_position_embeddings", 0},
+  };
+  for (const BadRope& bad : cases) {
+    Json json = rope_config({{"rope_type", bad.type}, {"rope_theta", 1e6}, {"factor", 4}});
+    if (bad.value.is_discarded()) {
+      json["rope_parameters"].erase(bad.field);
+    } else {
+      json["rope_parameters"][bad.field] = bad.value;
+    }
+    const auto config = parse_config(json.dump());
+    ASSERT_FALSE(config.is_ok()) << json.dump();
+    EXPECT_NE(config.status().message().find(std::string("rope_parameters.") + bad.field + "'"),
+              std::string::npos)
+        << config.status().message();
+  }
+}
+
+TEST(Config, DynamicRopeIsRefusedWithItsReason) {
+  const auto config = parse_config(
+      rope_config({{"rope_type", "dynamic"}, {"rope_theta", 1e6}, {"factor", 4}}).dump());
+  ASSERT_FALSE(config.is_ok());
+  EXPECT_NE(config.status().message().find("longest sequence in the trainer's batch"),
+            std::string::npos)
+      << config.status().message();
 }
 
 TEST(Config, TextThatIsNotAJsonObjectIsInvalid) {
