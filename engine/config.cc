@@ -1,5 +1,6 @@
 #include "engine/config.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "engine/config_fields.h"
@@ -62,18 +63,44 @@ void check_architectures(ConfigFields& fields, ModelType type) {
               std::string("must be [\"") + architecture_name(type) + "\"] for this model_type");
 }
 
-void check_layer_types(ConfigFields& fields, int32_t layers) {
-  const Json* list = fields.find("layer_types");
-  if (list == nullptr) return;
-  if (!list->is_array() || list->size() != static_cast<size_t>(layers)) {
+// Whether `layer_types`, which goes before `max_window_layers`, has a layer that slides.
+bool layer_types_slide(ConfigFields& fields, const ModelConfig& config) {
+  const Json& list = *fields.find("layer_types");
+  if (!list.is_array() || list.size() != static_cast<size_t>(config.layers)) {
     fields.fail(Code::invalid, "layer_types", "must name the attention of each layer");
-    return;
+    return false;
   }
-  for (const Json& type : *list) {
-    if (type == "full_attention") continue;
+  bool slides = false;
+  for (const Json& type : list) {
+    if (type == "sliding_attention" && config.type != ModelType::llama) {
+      slides = true;
+    } else if (type != "full_attention") {
+      fields.fail(Code::unsupported, "layer_types",
+                  "has " + type.dump().substr(0, 40) + ", which " +
+                      std::string(model_type_name(config.type)) + " does not have here");
+    }
+  }
+  return slides;
+}
+
+// Qwen's layers from max_window_layers on see the last sliding_window keys alone. No default is
+// taken for what decides that; without use_sliding_window the numbers mean nothing.
+int32_t read_attention_window(ConfigFields& fields, const ModelConfig& config) {
+  const bool uses_window = fields.boolean("use_sliding_window", false);
+  if (uses_window && config.type == ModelType::llama) {
+    fields.fail(Code::unsupported, "use_sliding_window", "is true: llama has no layers that slide");
+  }
+  bool slides = false;
+  if (fields.has("layer_types")) {
+    slides = layer_types_slide(fields, config);
+  } else if (uses_window) {
+    slides = fields.integer("max_window_layers", 0, kMaxWidth) < config.layers;
+  }
+  if (slides && !uses_window) {
     fields.fail(Code::unsupported, "layer_types",
-                "has " + type.dump().substr(0, 40) + ": only \"full_attention\" is supported");
+                "has \"sliding_attention\", but use_sliding_window is not true");
   }
+  return slides ? fields.integer("sliding_window", 3, kMaxConfigPositions) : 0;
 }
 
 void refuse_unsupported(ConfigFields& fields, const ModelConfig& config) {
@@ -84,8 +111,6 @@ void refuse_unsupported(ConfigFields& fields, const ModelConfig& config) {
   fields.must_be("partial_rotary_factor", 1);
   fields.must_be("pretraining_tp", 1);
   fields.must_be("attention_dropout", 0);
-  refuse_true(fields, "use_sliding_window", "only full attention is supported");
-  check_layer_types(fields, config.layers);
   if (fields.has("quantization_config")) {
     fields.fail(Code::unsupported, "quantization_config",
                 "is there: quantized weights are outside the contract, give the bf16 model");
@@ -156,6 +181,7 @@ Result<ModelConfig> read_config(const Json& object) {
   config.max_positions = fields.integer("max_position_embeddings", 1, kMaxConfigPositions);
   config.norm_epsilon = static_cast<float>(fields.number("rms_norm_eps", 1e-12, 1));
   config.tied_embeddings = fields.boolean("tie_word_embeddings", false);
+  config.attention_window = read_attention_window(fields, config);
   read_biases(fields, config);
   config.head_norm = config.type == ModelType::qwen3;
   config.rope.head_width = config.head_width;
@@ -179,6 +205,11 @@ std::string_view model_type_name(ModelType type) {
       return "qwen3";
   }
   return "unknown";
+}
+
+int32_t longest_context(const ModelConfig& config) {
+  if (config.attention_window == 0) return config.max_positions;
+  return std::min(config.max_positions, config.attention_window - 1);
 }
 
 Result<ModelConfig> parse_config(std::string_view json_text) {

@@ -25,6 +25,7 @@ struct ModelConfig {
   int32_t feed_forward_width = 0;  // F  intermediate_size
   int32_t vocabulary = 0;          // V  vocab_size
   int32_t max_positions = 0;       //    max_position_embeddings
+  int32_t attention_window = 0;    //    sliding_window, where a layer slides; 0: none does
   float norm_epsilon = 0;          //    rms_norm_eps
   bool tied_embeddings = false;    //    tie_word_embeddings
   bool qkv_bias = false;           //    qwen2, or attention_bias
@@ -39,6 +40,11 @@ struct ModelConfig {
 // unsupported: a model or value outside the contract. The message names the field.
 Result<ModelConfig> parse_config(std::string_view json_text);
 Result<ModelConfig> load_config(const std::string& model_directory);
+
+// The most positions of one sequence whose bits the contract knows: all that the model has, and
+// fewer than attention_window, from which on transformers gives attention an explicit mask (rule
+// N5).
+int32_t longest_context(const ModelConfig& config);
 
 // Rule N11: the rules' version, the forms in force and the config's every number.
 Digest128 contract_id(const ModelConfig& config);

@@ -67,6 +67,7 @@ Digest128 contract_id(const ModelConfig& config) {
          << "\nrope_attention=" << bits32(rope_attention_scale(rope));
     if (rope.ramp_on_host) text << "\nrope_ramp=host";
   }
+  if (config.attention_window != 0) text << "\nwindow=" << config.attention_window;
   text << '\n';
   return digest128(text.str());
 }

@@ -23,10 +23,17 @@ Status out_of_range(const char* name, int64_t value, int64_t low, int64_t high) 
 // Fills in the defaults and checks the rest.
 Result<EngineLimits> resolve_limits(const ModelConfig& config, EngineLimits limits) {
   if (limits.max_context == 0) {
-    limits.max_context = std::min(config.max_positions, kDefaultMaxContext);
+    limits.max_context = std::min(longest_context(config), kDefaultMaxContext);
   }
   if (limits.max_context < 2 || limits.max_context > config.max_positions) {
     return out_of_range("max_context", limits.max_context, 2, config.max_positions);
+  }
+  if (limits.max_context > longest_context(config)) {
+    return Status(Code::unsupported,
+                  "max_context is " + std::to_string(limits.max_context) +
+                      ", but the model's sliding_window of " +
+                      std::to_string(config.attention_window) + " has known bits up to " +
+                      std::to_string(longest_context(config)) + " positions only");
   }
   const int32_t page = limits.page_size;
   if (page != 16 && page != 32 && page != 64 && page != 128) {

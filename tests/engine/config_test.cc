@@ -209,6 +209,59 @@ TEST(Config, AttentionBiasReachesTheOutputInLlamaAndQwen3Alone) {
   EXPECT_TRUE(parse(config).mlp_bias);
 }
 
+// Qwen2 and Qwen3 with a window of 4096 from layer `first` of 3 on.
+Json window_config(int first) {
+  Json config = base_config("qwen3");
+  config["use_sliding_window"] = true;
+  config["sliding_window"] = 4096;
+  config["max_window_layers"] = first;
+  return config;
+}
+
+TEST(Config, AWindowEndsTheContextOneBeforeItsLength) {
+  for (const char* type : {"qwen2", "qwen3"}) {
+    Json json = window_config(2);
+    json["model_type"] = type;
+    const ModelConfig config = parse(json);
+    EXPECT_EQ(config.attention_window, 4096);
+    EXPECT_EQ(config.max_positions, 131072);
+    EXPECT_EQ(longest_context(config), 4095);
+  }
+  Json wide = window_config(0);
+  wide["sliding_window"] = 1 << 20;
+  EXPECT_EQ(longest_context(parse(wide)), 131072);
+}
+
+TEST(Config, AWindowThatNoLayerHasIsNone) {
+  Json unused = window_config(0);
+  unused["use_sliding_window"] = false;
+  Json full = window_config(0);
+  full["layer_types"] = {"full_attention", "full_attention", "full_attention"};
+  for (const Json& config : {window_config(3), window_config(28), unused, full}) {
+    EXPECT_EQ(parse(config).attention_window, 0);
+    EXPECT_EQ(longest_context(parse(config)), 131072);
+    EXPECT_EQ(contract_id(parse(config)), contract_id(parse(base_config("qwen3"))));
+  }
+}
+
+TEST(Config, LayerTypesGoBeforeTheNumberOfLayersWithoutAWindow) {
+  Json config = window_config(28);
+  config["layer_types"] = {"full_attention", "full_attention", "sliding_attention"};
+  EXPECT_EQ(parse(config).attention_window, 4096);
+  config.erase("max_window_layers");
+  EXPECT_EQ(parse(config).attention_window, 4096);
+}
+
+TEST(Config, AWindowMustHaveALength) {
+  for (const Json& length : {Json(), Json(2), Json(-1), Json("4096"), Json(1 << 25)}) {
+    Json json = window_config(0);
+    json["sliding_window"] = length;
+    const auto config = parse_config(json.dump());
+    ASSERT_FALSE(config.is_ok()) << length;
+    EXPECT_NE(config.status().message().find("'sliding_window'"), std::string::npos);
+  }
+}
+
 // ---- refusals
 
 struct BadConfig {
@@ -267,10 +320,22 @@ const std::vector<BadConfig>& bad_configs() {
        "rope_parameters.partial_rotary_factor"},
       {"llama", "/pretraining_tp", 2, Code::unsupported, "pretraining_tp"},
       {"llama", "/attention_dropout", 0.1, Code::unsupported, "attention_dropout"},
-      {"qwen2", "/use_sliding_window", true, Code::unsupported, "use_sliding_window"},
+      {"llama", "/use_sliding_window", true, Code::unsupported, "use_sliding_window"},
+      {"qwen2", "/use_sliding_window", "yes", Code::invalid, "use_sliding_window"},
+      {"qwen2", "/use_sliding_window", true, Code::invalid, "max_window_layers"},
       {"qwen3",
        "/layer_types",
        {"full_attention", "sliding_attention", "full_attention"},
+       Code::unsupported,
+       "layer_types"},
+      {"llama",
+       "/layer_types",
+       {"full_attention", "sliding_attention", "full_attention"},
+       Code::unsupported,
+       "layer_types"},
+      {"qwen3",
+       "/layer_types",
+       {"full_attention", "chunked_attention", "full_attention"},
        Code::unsupported,
        "layer_types"},
       {"qwen3", "/layer_types", {"full_attention"}, Code::invalid, "layer_types"},

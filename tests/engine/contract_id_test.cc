@@ -43,6 +43,8 @@ TEST(ContractId, ChangesWithEveryNumberOfTheConfig) {
       [](ModelConfig& c) { c.feed_forward_width++; },
       [](ModelConfig& c) { c.vocabulary++; },
       [](ModelConfig& c) { c.max_positions++; },
+      [](ModelConfig& c) { c.attention_window = 4096; },
+      [](ModelConfig& c) { c.attention_window = 4097; },
       [](ModelConfig& c) { c.norm_epsilon *= 1.0000002f; },
       [](ModelConfig& c) { c.tied_embeddings = !c.tied_embeddings; },
       [](ModelConfig& c) { c.qkv_bias = !c.qkv_bias; },
