@@ -151,6 +151,31 @@ void read_biases(ConfigFields& fields, ModelConfig& config) {
   config.mlp_bias = config.type == ModelType::llama && fields.boolean("mlp_bias", false);
 }
 
+// An id or a list of ids, each once; none where the field is null or not there.
+std::vector<int32_t> read_eos_ids(ConfigFields& fields, int32_t vocabulary) {
+  constexpr const char* kName = "eos_token_id";
+  std::vector<int32_t> ids;
+  const Json* field = fields.find(kName);
+  if (field == nullptr) return ids;
+  const Json list = field->is_array() ? *field : Json::array({*field});
+  for (const Json& id : list) {
+    if (!id.is_number_integer()) {
+      fields.fail(Code::invalid, kName, "must be an integer or a list of integers");
+      return {};
+    }
+    // An unsigned value beyond int64 turns negative here.
+    const auto value = id.get<int64_t>();
+    if (value < 0 || value >= vocabulary) {
+      fields.fail(Code::invalid, kName,
+                  "has " + id.dump() + ", outside the vocabulary of " + std::to_string(vocabulary));
+      return {};
+    }
+    const auto token = static_cast<int32_t>(value);
+    if (std::find(ids.begin(), ids.end(), token) == ids.end()) ids.push_back(token);
+  }
+  return ids;
+}
+
 // The contract's domain (kernels/contract/shape.h), in the config's own words.
 void check_shapes(ConfigFields& fields, const ModelConfig& config) {
   const auto check = [&](const char* name, const Status& status) {
@@ -185,12 +210,37 @@ Result<ModelConfig> read_config(const Json& object) {
   read_biases(fields, config);
   config.head_norm = config.type == ModelType::qwen3;
   config.rope.head_width = config.head_width;
+  config.eos_ids = read_eos_ids(fields, config.vocabulary);
   const Status rope = read_rope(fields, config.max_positions, config.rope);
   refuse_unsupported(fields, config);
   if (fields.status().is_ok()) check_shapes(fields, config);
   if (!fields.status().is_ok()) return fields.status();
   if (!rope.is_ok()) return rope;
   return config;
+}
+
+Result<Json> parse_object(std::string_view text, const char* file) {
+  if (text.size() > kMaxConfigBytes) {
+    return Status(Code::invalid,
+                  std::string("the config is larger than any ") + file + ": give the right file");
+  }
+  Json object = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!object.is_object()) {
+    return Status(Code::invalid,
+                  std::string("the config is not a JSON object: give a Hugging Face ") + file);
+  }
+  return object;
+}
+
+// A file that is not there, or says nothing of eos_token_id, changes nothing.
+Status read_generation_config(const std::string& path, ModelConfig& config) {
+  const auto text = read_file(path, kMaxConfigBytes);
+  if (!text.is_ok() && text.status().code() == Code::not_found) return {};
+  if (!text.is_ok()) return text.status();
+  EXACT_ASSIGN(const Json object, parse_object(*text, "generation_config.json"));
+  ConfigFields fields(object, "");
+  if (fields.has("eos_token_id")) config.eos_ids = read_eos_ids(fields, config.vocabulary);
+  return fields.status();
 }
 
 }  // namespace
@@ -213,14 +263,7 @@ int32_t longest_context(const ModelConfig& config) {
 }
 
 Result<ModelConfig> parse_config(std::string_view json_text) {
-  if (json_text.size() > kMaxConfigBytes) {
-    return Status(Code::invalid, "the config is larger than any config.json: give the right file");
-  }
-  const Json object = Json::parse(json_text, nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object()) {
-    return Status(Code::invalid,
-                  "the config is not a JSON object: give a Hugging Face config.json");
-  }
+  EXACT_ASSIGN(const Json object, parse_object(json_text, "config.json"));
   try {
     return read_config(object);
   } catch (const Json::exception& error) {
@@ -232,8 +275,14 @@ Result<ModelConfig> load_config(const std::string& model_directory) {
   const std::string path = model_directory + "/config.json";
   EXACT_ASSIGN(const std::string text, read_file(path, kMaxConfigBytes));
   auto config = parse_config(text);
-  if (config.is_ok()) return config;
-  return Status(config.status().code(), "'" + path + "': " + config.status().message());
+  if (!config.is_ok()) {
+    return Status(config.status().code(), "'" + path + "': " + config.status().message());
+  }
+  const std::string beside = model_directory + "/generation_config.json";
+  if (const Status status = read_generation_config(beside, *config); !status.is_ok()) {
+    return Status(status.code(), "'" + beside + "': " + status.message());
+  }
+  return config;
 }
 
 }  // namespace exact

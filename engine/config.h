@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/base/digest.h"
@@ -34,11 +35,14 @@ struct ModelConfig {
   bool head_norm = false;          //    qwen3's q_norm and k_norm
   NormForm norm_form = NormForm::hf;
   RopeConfig rope;
+  std::vector<int32_t> eos_ids;  // eos_token_id: where a text ends; no bit depends on it
 };
 
 // The text of a config.json. invalid: not JSON, or a field is missing or of the wrong type;
 // unsupported: a model or value outside the contract. The message names the field.
 Result<ModelConfig> parse_config(std::string_view json_text);
+// config.json, and the eos_token_id of a generation_config.json beside it, which goes before its
+// own.
 Result<ModelConfig> load_config(const std::string& model_directory);
 
 // The most positions of one sequence whose bits the contract knows: all that the model has, and

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/temporary_directory.h"
+
 namespace exact {
 namespace {
 
@@ -126,62 +128,6 @@ TEST(Config, BothSpellingsOfTransformersAreTheSameModel) {
   EXPECT_EQ(parse(old_key).rope.kind, RopeKind::llama3);
 }
 
-TEST(Config, YarnIsReadInFullAndMayLeaveItsDefaultsOut) {
-  const ModelConfig brief = parse(rope_config({{"rope_type", "yarn"},
-                                               {"rope_theta", 1e6},
-                                               {"factor", 4.0},
-                                               {"original_max_position_embeddings", 32768}}));
-  EXPECT_EQ(brief.rope.kind, RopeKind::yarn);
-  EXPECT_EQ(brief.rope.factor, 4.0);
-  EXPECT_EQ(brief.rope.original_max_positions, 32768);
-  EXPECT_EQ(brief.rope.beta_fast, 32.0);
-  EXPECT_EQ(brief.rope.beta_slow, 1.0);
-  EXPECT_TRUE(brief.rope.truncate);
-  EXPECT_FALSE(brief.rope.attention_factor || brief.rope.ramp_on_host);
-  const ModelConfig full = parse(rope_config({{"rope_type", "yarn"},
-                                              {"rope_theta", 1e6},
-                                              {"factor", 8},
-                                              {"beta_fast", 16},
-                                              {"beta_slow", 2},
-                                              {"truncate", false},
-                                              {"attention_factor", 1.5},
-                                              {"mscale", 0.7},
-                                              {"mscale_all_dim", 0.9},
-                                              {"partial_rotary_factor", 1.0}}));
-  EXPECT_EQ(full.rope.factor, 8.0);
-  EXPECT_EQ(full.rope.original_max_positions, 131072);  // max_position_embeddings
-  EXPECT_EQ(full.rope.beta_fast, 16.0);
-  EXPECT_EQ(full.rope.beta_slow, 2.0);
-  EXPECT_FALSE(full.rope.truncate);
-  EXPECT_EQ(full.rope.attention_factor, 1.5);
-  EXPECT_EQ(full.rope.mscale, 0.7);
-  EXPECT_EQ(full.rope.mscale_all_dim, 0.9);
-}
-
-TEST(Config, LinearNeedsAFactorAlone) {
-  const ModelConfig config =
-      parse(rope_config({{"rope_type", "linear"}, {"rope_theta", 10000}, {"factor", 2.0}}));
-  EXPECT_EQ(config.rope.kind, RopeKind::linear);
-  EXPECT_EQ(config.rope.factor, 2.0);
-}
-
-TEST(Config, AFieldOfAnotherKindOfRopeIsPassedOverAsTransformersDoes) {
-  const Json plain = {{"rope_type", "default"}, {"rope_theta", 10000}};
-  Json more = plain;
-  more["factor"] = 4;
-  more["beta_fast"] = 8;
-  more["mrope_section"] = nullptr;
-  EXPECT_EQ(contract_id(parse(rope_config(plain))), contract_id(parse(rope_config(more))));
-}
-
-TEST(Config, TheOriginalLengthMayStandOutsideTheRopesObject) {
-  Json config = base_config();
-  config["original_max_position_embeddings"] = 8192;
-  EXPECT_EQ(contract_id(parse(config)), contract_id(parse(base_config())));
-  config["rope_parameters"].erase("original_max_position_embeddings");
-  EXPECT_EQ(contract_id(parse(config)), contract_id(parse(base_config())));
-}
-
 TEST(Config, WhatAClassDefaultsToMayBeMissing) {
   Json config = base_config();
   for (const char* name : {"dtype", "hidden_act", "tie_word_embeddings", "num_key_value_heads"}) {
@@ -207,6 +153,58 @@ TEST(Config, AttentionBiasReachesTheOutputInLlamaAndQwen3Alone) {
   Json config = base_config();
   config["mlp_bias"] = true;
   EXPECT_TRUE(parse(config).mlp_bias);
+}
+
+std::vector<int32_t> eos_of(const Json& field) {
+  Json config = base_config();
+  config["eos_token_id"] = field;
+  return parse(config).eos_ids;
+}
+
+TEST(Config, TextsEndAtAnIdAtAListOfIdsOrNowhere) {
+  EXPECT_EQ(parse(base_config()).eos_ids, std::vector<int32_t>{});
+  EXPECT_EQ(eos_of(nullptr), std::vector<int32_t>{});
+  EXPECT_EQ(eos_of(Json::array()), std::vector<int32_t>{});
+  EXPECT_EQ(eos_of(0), std::vector<int32_t>{0});
+  EXPECT_EQ(eos_of({4095, 7, 4095}), (std::vector<int32_t>{4095, 7}));
+}
+
+TEST(Config, WhereATextEndsIsNotInTheContract) {
+  Json config = base_config();
+  config["eos_token_id"] = 5;
+  EXPECT_EQ(contract_id(parse(config)), contract_id(parse(base_config())));
+}
+
+TEST(Config, AGenerationConfigGoesBeforeTheConfigsEnd) {
+  Json json = base_config();
+  json["eos_token_id"] = 5;
+  const auto eos_beside = [&](const std::string& text) {
+    const TemporaryDirectory directory;
+    directory.write("config.json", json.dump());
+    if (!text.empty()) directory.write("generation_config.json", text);
+    const auto config = load_config(directory.path());
+    EXPECT_TRUE(config.is_ok()) << config.status().to_string();
+    return config.is_ok() ? config->eos_ids : std::vector<int32_t>{-1};
+  };
+  EXPECT_EQ(eos_beside(""), std::vector<int32_t>{5});
+  EXPECT_EQ(eos_beside("{}"), std::vector<int32_t>{5});
+  EXPECT_EQ(eos_beside(R"({"eos_token_id": null, "top_k": 20})"), std::vector<int32_t>{5});
+  EXPECT_EQ(eos_beside(R"({"eos_token_id": 9})"), std::vector<int32_t>{9});
+  EXPECT_EQ(eos_beside(R"({"eos_token_id": [9, 8]})"), (std::vector<int32_t>{9, 8}));
+  EXPECT_EQ(eos_beside(R"({"eos_token_id": []})"), std::vector<int32_t>{});
+}
+
+TEST(Config, ABadGenerationConfigIsRefusedByItsPath) {
+  for (const char* text :
+       {"", "[]", "{", R"({"eos_token_id": 4096})", R"({"eos_token_id": "</s>"})"}) {
+    const TemporaryDirectory directory;
+    directory.write("config.json", base_config().dump());
+    directory.write("generation_config.json", text);
+    const auto config = load_config(directory.path());
+    ASSERT_FALSE(config.is_ok()) << text;
+    EXPECT_EQ(config.status().code(), Code::invalid);
+    EXPECT_NE(config.status().message().find("/generation_config.json"), std::string::npos);
+  }
 }
 
 // Qwen2 and Qwen3 with a window of 4096 from layer `first` of 3 on.
@@ -309,6 +307,12 @@ const std::vector<BadConfig>& bad_configs() {
       {"llama", "/vocab_size", 1 << 30, Code::invalid, "vocab_size"},
       {"llama", "/max_position_embeddings", kErased, Code::invalid, "max_position_embeddings"},
       {"llama", "/max_position_embeddings", 1 << 25, Code::invalid, "max_position_embeddings"},
+      {"llama", "/eos_token_id", 4096, Code::invalid, "eos_token_id"},
+      {"llama", "/eos_token_id", -1, Code::invalid, "eos_token_id"},
+      {"llama", "/eos_token_id", UINT64_MAX, Code::invalid, "eos_token_id"},
+      {"llama", "/eos_token_id", {1, 2.5}, Code::invalid, "eos_token_id"},
+      {"llama", "/eos_token_id", {1, 4096}, Code::invalid, "eos_token_id"},
+      {"llama", "/eos_token_id", true, Code::invalid, "eos_token_id"},
       {"llama", "/rms_norm_eps", kErased, Code::invalid, "rms_norm_eps"},
       {"llama", "/rms_norm_eps", 0, Code::invalid, "rms_norm_eps"},
       {"llama", "/rms_norm_eps", -1e-6, Code::invalid, "rms_norm_eps"},
@@ -386,55 +390,6 @@ TEST(Config, EachUnsupportedFieldIsRefusedByName) {
     EXPECT_NE(config.status().message().find(std::string(bad.named) + "'"), std::string::npos)
         << bad.field << ": " << config.status().message();
   }
-}
-
-struct BadRope {
-  const char* type;
-  const char* field;
-  Json value;  // discarded: the field is erased
-};
-
-TEST(Config, EachWrongFieldOfYarnAndLinearIsRefusedByName) {
-  const std::vector<BadRope> cases = {
-      {"linear", "factor", kErased},
-      {"linear", "factor", 0.5},
-      {"linear", "factor", "2"},
-      {"yarn", "factor", kErased},
-      {"yarn", "factor", nullptr},
-      {"yarn", "beta_fast", 0},
-      {"yarn", "beta_fast", 0.5},
-      {"yarn", "beta_slow", -1},
-      {"yarn", "truncate", nullptr},
-      {"yarn", "truncate", 1},
-      {"yarn", "attention_factor", 0},
-      {"yarn", "attention_factor", "1"},
-      {"yarn", "mscale", -1},
-      {"yarn", "mscale_all_dim", true},
-      {"yarn", "extrapolation_factor", 1},
-      {"yarn", "original_max_position_embeddings", 0},
-  };
-  for (const BadRope& bad : cases) {
-    Json json = rope_config({{"rope_type", bad.type}, {"rope_theta", 1e6}, {"factor", 4}});
-    if (bad.value.is_discarded()) {
-      json["rope_parameters"].erase(bad.field);
-    } else {
-      json["rope_parameters"][bad.field] = bad.value;
-    }
-    const auto config = parse_config(json.dump());
-    ASSERT_FALSE(config.is_ok()) << json.dump();
-    EXPECT_NE(config.status().message().find(std::string("rope_parameters.") + bad.field + "'"),
-              std::string::npos)
-        << config.status().message();
-  }
-}
-
-TEST(Config, DynamicRopeIsRefusedWithItsReason) {
-  const auto config = parse_config(
-      rope_config({{"rope_type", "dynamic"}, {"rope_theta", 1e6}, {"factor", 4}}).dump());
-  ASSERT_FALSE(config.is_ok());
-  EXPECT_NE(config.status().message().find("longest sequence in the trainer's batch"),
-            std::string::npos)
-      << config.status().message();
 }
 
 TEST(Config, TextThatIsNotAJsonObjectIsInvalid) {
