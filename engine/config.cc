@@ -1,9 +1,10 @@
 #include "engine/config.h"
 
+#include <algorithm>
 #include <optional>
-#include <sstream>
 
 #include "engine/config_fields.h"
+#include "engine/config_rope.h"
 #include "engine/file.h"
 #include "kernels/contract/shape.h"
 
@@ -16,7 +17,6 @@ constexpr int64_t kMaxHeads = 1024;
 constexpr int64_t kMaxHeadWidth = 1024;
 constexpr int64_t kMaxWidth = int64_t{1} << 20;
 constexpr int64_t kMaxVocabulary = int64_t{1} << 22;
-constexpr int64_t kMaxPositions = int64_t{1} << 24;  // beyond, a position is not an exact fp32
 
 const char* architecture_name(ModelType type) {
   switch (type) {
@@ -49,14 +49,6 @@ void refuse_text(ConfigFields& fields, const char* name, const char* supported) 
   }
 }
 
-void refuse_number(ConfigFields& fields, const char* name, double supported) {
-  const double value = fields.number(name, -1e30, 1e30, supported);
-  if (value == supported) return;
-  std::ostringstream what;
-  what << "is " << value << ": it must be " << supported;
-  fields.fail(Code::unsupported, name, what.str());
-}
-
 void refuse_true(ConfigFields& fields, const char* name, const char* why) {
   if (fields.boolean(name, false)) {
     fields.fail(Code::unsupported, name, std::string("is true: ") + why);
@@ -71,18 +63,44 @@ void check_architectures(ConfigFields& fields, ModelType type) {
               std::string("must be [\"") + architecture_name(type) + "\"] for this model_type");
 }
 
-void check_layer_types(ConfigFields& fields, int32_t layers) {
-  const Json* list = fields.find("layer_types");
-  if (list == nullptr) return;
-  if (!list->is_array() || list->size() != static_cast<size_t>(layers)) {
+// Whether `layer_types`, which goes before `max_window_layers`, has a layer that slides.
+bool layer_types_slide(ConfigFields& fields, const ModelConfig& config) {
+  const Json& list = *fields.find("layer_types");
+  if (!list.is_array() || list.size() != static_cast<size_t>(config.layers)) {
     fields.fail(Code::invalid, "layer_types", "must name the attention of each layer");
-    return;
+    return false;
   }
-  for (const Json& type : *list) {
-    if (type == "full_attention") continue;
+  bool slides = false;
+  for (const Json& type : list) {
+    if (type == "sliding_attention" && config.type != ModelType::llama) {
+      slides = true;
+    } else if (type != "full_attention") {
+      fields.fail(Code::unsupported, "layer_types",
+                  "has " + type.dump().substr(0, 40) + ", which " +
+                      std::string(model_type_name(config.type)) + " does not have here");
+    }
+  }
+  return slides;
+}
+
+// Qwen's layers from max_window_layers on see the last sliding_window keys alone. No default is
+// taken for what decides that; without use_sliding_window the numbers mean nothing.
+int32_t read_attention_window(ConfigFields& fields, const ModelConfig& config) {
+  const bool uses_window = fields.boolean("use_sliding_window", false);
+  if (uses_window && config.type == ModelType::llama) {
+    fields.fail(Code::unsupported, "use_sliding_window", "is true: llama has no layers that slide");
+  }
+  bool slides = false;
+  if (fields.has("layer_types")) {
+    slides = layer_types_slide(fields, config);
+  } else if (uses_window) {
+    slides = fields.integer("max_window_layers", 0, kMaxWidth) < config.layers;
+  }
+  if (slides && !uses_window) {
     fields.fail(Code::unsupported, "layer_types",
-                "has " + type.dump().substr(0, 40) + ": only \"full_attention\" is supported");
+                "has \"sliding_attention\", but use_sliding_window is not true");
   }
+  return slides ? fields.integer("sliding_window", 3, kMaxConfigPositions) : 0;
 }
 
 void refuse_unsupported(ConfigFields& fields, const ModelConfig& config) {
@@ -90,11 +108,9 @@ void refuse_unsupported(ConfigFields& fields, const ModelConfig& config) {
   refuse_text(fields, "hidden_act", "silu");
   refuse_text(fields, "dtype", "bfloat16");        // transformers 5
   refuse_text(fields, "torch_dtype", "bfloat16");  // transformers 4
-  refuse_number(fields, "partial_rotary_factor", 1);
-  refuse_number(fields, "pretraining_tp", 1);
-  refuse_number(fields, "attention_dropout", 0);
-  refuse_true(fields, "use_sliding_window", "only full attention is supported");
-  check_layer_types(fields, config.layers);
+  fields.must_be("partial_rotary_factor", 1);
+  fields.must_be("pretraining_tp", 1);
+  fields.must_be("attention_dropout", 0);
   if (fields.has("quantization_config")) {
     fields.fail(Code::unsupported, "quantization_config",
                 "is there: quantized weights are outside the contract, give the bf16 model");
@@ -102,57 +118,6 @@ void refuse_unsupported(ConfigFields& fields, const ModelConfig& config) {
   if (config.type != ModelType::llama) {
     refuse_true(fields, "mlp_bias", "only llama's feed-forward layers can have biases");
   }
-}
-
-// ---- rotary embedding
-
-void read_llama3(ConfigFields& rope, RopeConfig& config) {
-  config.kind = RopeKind::llama3;
-  config.factor = rope.number("factor", 1, 1e6);
-  config.low_frequency_factor = rope.number("low_freq_factor", 1e-6, 1e6);
-  config.high_frequency_factor = rope.number("high_freq_factor", 1e-6, 1e6);
-  config.original_max_positions =
-      rope.integer("original_max_position_embeddings", 1, kMaxPositions);
-  if (rope.status().is_ok() && config.high_frequency_factor <= config.low_frequency_factor) {
-    rope.fail(Code::invalid, "high_freq_factor", "must be above low_freq_factor");
-  }
-}
-
-// transformers 5 has `rope_parameters` with everything in it; transformers 4 has `rope_theta`
-// beside a `rope_scaling` that may be null.
-Status read_rope(ConfigFields& fields, RopeConfig& config) {
-  const bool is_new = fields.has("rope_parameters");
-  const char* key = is_new ? "rope_parameters" : "rope_scaling";
-  if (is_new && fields.has("rope_scaling")) {
-    fields.fail(Code::invalid, "rope_scaling", "stands beside 'rope_parameters': keep one of them");
-    return fields.status();
-  }
-  const Json none = Json::object();
-  const Json& object = fields.has(key) ? *fields.find(key) : none;
-  if (!object.is_object()) {
-    fields.fail(Code::invalid, key, "must be an object or null");
-    return fields.status();
-  }
-
-  ConfigFields rope(object, std::string(key) + ".");
-  const char* type_key = rope.has("rope_type") || !rope.has("type") ? "rope_type" : "type";
-  const std::string type = rope.text(type_key, "default");
-  ConfigFields& theta_owner = rope.has("rope_theta") ? rope : fields;
-  config.theta = theta_owner.number("rope_theta", 1.5, 1e12);
-  if (rope.has("rope_theta") && fields.has("rope_theta") &&
-      fields.number("rope_theta", 1.5, 1e12) != config.theta) {
-    fields.fail(Code::invalid, "rope_theta", "differs from the one in the rope's own object");
-  }
-  refuse_number(rope, "partial_rotary_factor", 1);
-  if (type == "llama3") {
-    read_llama3(rope, config);
-  } else if (type == "default") {
-    config.kind = RopeKind::standard;
-  } else {
-    rope.fail(Code::unsupported, type_key,
-              "is '" + type + "': only 'default' and 'llama3' are supported");
-  }
-  return rope.status();
 }
 
 // ---- shapes
@@ -186,6 +151,31 @@ void read_biases(ConfigFields& fields, ModelConfig& config) {
   config.mlp_bias = config.type == ModelType::llama && fields.boolean("mlp_bias", false);
 }
 
+// An id or a list of ids, each once; none where the field is null or not there.
+std::vector<int32_t> read_eos_ids(ConfigFields& fields, int32_t vocabulary) {
+  constexpr const char* kName = "eos_token_id";
+  std::vector<int32_t> ids;
+  const Json* field = fields.find(kName);
+  if (field == nullptr) return ids;
+  const Json list = field->is_array() ? *field : Json::array({*field});
+  for (const Json& id : list) {
+    if (!id.is_number_integer()) {
+      fields.fail(Code::invalid, kName, "must be an integer or a list of integers");
+      return {};
+    }
+    // An unsigned value beyond int64 turns negative here.
+    const auto value = id.get<int64_t>();
+    if (value < 0 || value >= vocabulary) {
+      fields.fail(Code::invalid, kName,
+                  "has " + id.dump() + ", outside the vocabulary of " + std::to_string(vocabulary));
+      return {};
+    }
+    const auto token = static_cast<int32_t>(value);
+    if (std::find(ids.begin(), ids.end(), token) == ids.end()) ids.push_back(token);
+  }
+  return ids;
+}
+
 // The contract's domain (kernels/contract/shape.h), in the config's own words.
 void check_shapes(ConfigFields& fields, const ModelConfig& config) {
   const auto check = [&](const char* name, const Status& status) {
@@ -213,18 +203,44 @@ Result<ModelConfig> read_config(const Json& object) {
   read_heads(fields, config);
   config.feed_forward_width = fields.integer("intermediate_size", 1, kMaxWidth);
   config.vocabulary = fields.integer("vocab_size", 1, kMaxVocabulary);
-  config.max_positions = fields.integer("max_position_embeddings", 1, kMaxPositions);
+  config.max_positions = fields.integer("max_position_embeddings", 1, kMaxConfigPositions);
   config.norm_epsilon = static_cast<float>(fields.number("rms_norm_eps", 1e-12, 1));
   config.tied_embeddings = fields.boolean("tie_word_embeddings", false);
+  config.attention_window = read_attention_window(fields, config);
   read_biases(fields, config);
   config.head_norm = config.type == ModelType::qwen3;
   config.rope.head_width = config.head_width;
-  const Status rope = read_rope(fields, config.rope);
+  config.eos_ids = read_eos_ids(fields, config.vocabulary);
+  const Status rope = read_rope(fields, config.max_positions, config.rope);
   refuse_unsupported(fields, config);
   if (fields.status().is_ok()) check_shapes(fields, config);
   if (!fields.status().is_ok()) return fields.status();
   if (!rope.is_ok()) return rope;
   return config;
+}
+
+Result<Json> parse_object(std::string_view text, const char* file) {
+  if (text.size() > kMaxConfigBytes) {
+    return Status(Code::invalid,
+                  std::string("the config is larger than any ") + file + ": give the right file");
+  }
+  Json object = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!object.is_object()) {
+    return Status(Code::invalid,
+                  std::string("the config is not a JSON object: give a Hugging Face ") + file);
+  }
+  return object;
+}
+
+// A file that is not there, or says nothing of eos_token_id, changes nothing.
+Status read_generation_config(const std::string& path, ModelConfig& config) {
+  const auto text = read_file(path, kMaxConfigBytes);
+  if (!text.is_ok() && text.status().code() == Code::not_found) return {};
+  if (!text.is_ok()) return text.status();
+  EXACT_ASSIGN(const Json object, parse_object(*text, "generation_config.json"));
+  ConfigFields fields(object, "");
+  if (fields.has("eos_token_id")) config.eos_ids = read_eos_ids(fields, config.vocabulary);
+  return fields.status();
 }
 
 }  // namespace
@@ -241,15 +257,13 @@ std::string_view model_type_name(ModelType type) {
   return "unknown";
 }
 
+int32_t longest_context(const ModelConfig& config) {
+  if (config.attention_window == 0) return config.max_positions;
+  return std::min(config.max_positions, config.attention_window - 1);
+}
+
 Result<ModelConfig> parse_config(std::string_view json_text) {
-  if (json_text.size() > kMaxConfigBytes) {
-    return Status(Code::invalid, "the config is larger than any config.json: give the right file");
-  }
-  const Json object = Json::parse(json_text, nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object()) {
-    return Status(Code::invalid,
-                  "the config is not a JSON object: give a Hugging Face config.json");
-  }
+  EXACT_ASSIGN(const Json object, parse_object(json_text, "config.json"));
   try {
     return read_config(object);
   } catch (const Json::exception& error) {
@@ -261,8 +275,14 @@ Result<ModelConfig> load_config(const std::string& model_directory) {
   const std::string path = model_directory + "/config.json";
   EXACT_ASSIGN(const std::string text, read_file(path, kMaxConfigBytes));
   auto config = parse_config(text);
-  if (config.is_ok()) return config;
-  return Status(config.status().code(), "'" + path + "': " + config.status().message());
+  if (!config.is_ok()) {
+    return Status(config.status().code(), "'" + path + "': " + config.status().message());
+  }
+  const std::string beside = model_directory + "/generation_config.json";
+  if (const Status status = read_generation_config(beside, *config); !status.is_ok()) {
+    return Status(status.code(), "'" + beside + "': " + status.message());
+  }
+  return config;
 }
 
 }  // namespace exact

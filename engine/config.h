@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/base/digest.h"
@@ -25,6 +26,7 @@ struct ModelConfig {
   int32_t feed_forward_width = 0;  // F  intermediate_size
   int32_t vocabulary = 0;          // V  vocab_size
   int32_t max_positions = 0;       //    max_position_embeddings
+  int32_t attention_window = 0;    //    sliding_window, where a layer slides; 0: none does
   float norm_epsilon = 0;          //    rms_norm_eps
   bool tied_embeddings = false;    //    tie_word_embeddings
   bool qkv_bias = false;           //    qwen2, or attention_bias
@@ -33,12 +35,20 @@ struct ModelConfig {
   bool head_norm = false;          //    qwen3's q_norm and k_norm
   NormForm norm_form = NormForm::hf;
   RopeConfig rope;
+  std::vector<int32_t> eos_ids;  // eos_token_id: where a text ends; no bit depends on it
 };
 
 // The text of a config.json. invalid: not JSON, or a field is missing or of the wrong type;
 // unsupported: a model or value outside the contract. The message names the field.
 Result<ModelConfig> parse_config(std::string_view json_text);
+// config.json, and the eos_token_id of a generation_config.json beside it, which goes before its
+// own.
 Result<ModelConfig> load_config(const std::string& model_directory);
+
+// The most positions of one sequence whose bits the contract knows: all that the model has, and
+// fewer than attention_window, from which on transformers gives attention an explicit mask (rule
+// N5).
+int32_t longest_context(const ModelConfig& config);
 
 // Rule N11: the rules' version, the forms in force and the config's every number.
 Digest128 contract_id(const ModelConfig& config);

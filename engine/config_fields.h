@@ -1,11 +1,14 @@
 // config_fields.h owns typed, checked access to the fields of one JSON object of a config.json.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "kernels/base/result.h"
@@ -13,6 +16,8 @@
 namespace exact {
 
 using Json = nlohmann::json;
+
+constexpr int64_t kMaxConfigPositions = int64_t{1} << 24;  // beyond, one is not an exact fp32
 
 // Typed access to one JSON object. The first field that is wrong is kept; later reads give zeros,
 // so that a parser reads straight through and asks status() once. A null is a missing field.
@@ -26,6 +31,10 @@ class ConfigFields {
     return it == object_.end() || it->is_null() ? nullptr : &*it;
   }
   bool has(const char* name) const { return find(name) != nullptr; }
+  bool is_null(const char* name) const {
+    const auto it = object_.find(name);
+    return it != object_.end() && it->is_null();
+  }
 
   int32_t integer(const char* name, int64_t least, int64_t most,
                   std::optional<int32_t> otherwise = {}) {
@@ -66,6 +75,22 @@ class ConfigFields {
     if (value == nullptr && otherwise) return *otherwise;
     if (!expect(value, name, "a string", value != nullptr && value->is_string())) return {};
     return value->get<std::string>();
+  }
+
+  // Refuses any other number.
+  void must_be(const char* name, double only) {
+    const double value = number(name, -1e30, 1e30, only);
+    if (value == only) return;
+    std::ostringstream what;
+    what << "is " << value << ": it must be " << only;
+    fail(Code::unsupported, name, what.str());
+  }
+  // Refuses a field whose name is not in the list.
+  void must_be_among(std::span<const std::string_view> names, const std::string& what) {
+    for (const auto& [name, value] : object_.items()) {
+      if (value.is_null() || std::find(names.begin(), names.end(), name) != names.end()) continue;
+      fail(Code::unsupported, name.substr(0, 40).c_str(), what);
+    }
   }
 
   void fail(Code code, const char* name, const std::string& what) {

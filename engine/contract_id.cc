@@ -19,6 +19,8 @@ const char* rope_name(RopeKind kind) {
       return "llama3";
     case RopeKind::yarn:
       return "yarn";
+    case RopeKind::linear:
+      return "linear";
   }
   return "unknown";
 }
@@ -51,17 +53,21 @@ Digest128 contract_id(const ModelConfig& config) {
        << "\nhead_norm=" << config.head_norm << std::hex
        << "\nnorm_epsilon=" << bits32(config.norm_epsilon) << "\nrope_theta=" << bits64(rope.theta)
        << "\nrope=" << rope_name(rope.kind);
-  if (rope.kind != RopeKind::standard) {
-    text << "\nrope_factor=" << bits64(rope.factor)
-         << "\nrope_original=" << rope.original_max_positions;
+  if (rope.kind != RopeKind::standard) text << "\nrope_factor=" << bits64(rope.factor);
+  if (rope.kind == RopeKind::llama3 || rope.kind == RopeKind::yarn) {
+    text << "\nrope_original=" << rope.original_max_positions;
   }
   if (rope.kind == RopeKind::llama3) {
     text << "\nrope_low=" << bits64(rope.low_frequency_factor)
          << "\nrope_high=" << bits64(rope.high_frequency_factor);
   }
   if (rope.kind == RopeKind::yarn) {
-    text << "\nrope_fast=" << bits64(rope.beta_fast) << "\nrope_slow=" << bits64(rope.beta_slow);
+    text << "\nrope_fast=" << bits64(rope.beta_fast) << "\nrope_slow=" << bits64(rope.beta_slow)
+         << "\nrope_truncate=" << rope.truncate
+         << "\nrope_attention=" << bits32(rope_attention_scale(rope));
+    if (rope.ramp_on_host) text << "\nrope_ramp=host";
   }
+  if (config.attention_window != 0) text << "\nwindow=" << config.attention_window;
   text << '\n';
   return digest128(text.str());
 }

@@ -23,10 +23,17 @@ Status out_of_range(const char* name, int64_t value, int64_t low, int64_t high) 
 // Fills in the defaults and checks the rest.
 Result<EngineLimits> resolve_limits(const ModelConfig& config, EngineLimits limits) {
   if (limits.max_context == 0) {
-    limits.max_context = std::min(config.max_positions, kDefaultMaxContext);
+    limits.max_context = std::min(longest_context(config), kDefaultMaxContext);
   }
   if (limits.max_context < 2 || limits.max_context > config.max_positions) {
     return out_of_range("max_context", limits.max_context, 2, config.max_positions);
+  }
+  if (limits.max_context > longest_context(config)) {
+    return Status(Code::unsupported,
+                  "max_context is " + std::to_string(limits.max_context) +
+                      ", but the model's sliding_window of " +
+                      std::to_string(config.attention_window) + " has known bits up to " +
+                      std::to_string(longest_context(config)) + " positions only");
   }
   const int32_t page = limits.page_size;
   if (page != 16 && page != 32 && page != 64 && page != 128) {
@@ -74,6 +81,8 @@ std::string_view finish_reason_name(FinishReason reason) {
       return "aborted";
     case FinishReason::error:
       return "error";
+    case FinishReason::deadline:
+      return "deadline";
   }
   return "unknown";
 }
@@ -160,7 +169,7 @@ Status Engine::Impl::submit(ScoreRequest request) {
   return {};
 }
 
-Status Engine::Impl::cancel(RequestId request) {
+Status Engine::Impl::cancel(RequestId request, FinishReason reason) {
   if (!open_sequences_.contains(request)) {
     return Status(Code::not_found,
                   "request " + std::to_string(request.value) + " is not in flight");
@@ -172,9 +181,14 @@ Status Engine::Impl::cancel(RequestId request) {
   std::sort(cancelled.begin(), cancelled.end(),
             [](const Sequence* a, const Sequence* b) { return a->id < b->id; });
   for (Sequence* sequence : cancelled) {
-    finish(*sequence, FinishReason::cancelled, Status(), early_);
+    finish(*sequence, reason, Status(), early_);
   }
   return {};
+}
+
+Status Engine::Impl::allow(RequestId request, int32_t, int32_t, std::span<const int32_t>) {
+  return Status(Code::not_found,
+                "request " + std::to_string(request.value) + " waits for no allowed ids");
 }
 
 bool Engine::Impl::has_work() const {
@@ -187,6 +201,8 @@ void Engine::Impl::finish(Sequence& sequence, FinishReason reason, Status error,
   if (sequence.is_score) {
     if (reason == FinishReason::cancelled)
       error = Status(Code::cancelled, "cancelled by the client");
+    if (reason == FinishReason::deadline)
+      error = Status(Code::timeout, "its deadline passed before it was done");
     report.scores.push_back(
         {sequence.request, std::move(error), std::move(sequence.logprobs), version_, live_digest_});
   } else {
@@ -231,8 +247,12 @@ Status Engine::submit(GenerateRequest request) {
 Status Engine::submit(ScoreRequest request) {
   return impl_->submit(std::move(request));
 }
-Status Engine::cancel(RequestId request) {
-  return impl_->cancel(request);
+Status Engine::cancel(RequestId request, FinishReason reason) {
+  return impl_->cancel(request, reason);
+}
+Status Engine::allow(RequestId request, int32_t sample_index, int32_t index,
+                     std::span<const int32_t> ids) {
+  return impl_->allow(request, sample_index, index, ids);
 }
 bool Engine::has_work() const {
   return impl_->has_work();

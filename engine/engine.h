@@ -26,13 +26,37 @@ struct EngineLimits {
   int32_t max_step_tokens = 256;  // rows of one step: decode rows first, then prefill chunks
   int32_t max_running = 64;       // sequences in the batch
   int32_t max_waiting = 4096;     // sequences in the queue; beyond: exhausted
+  int64_t swap_bytes = 0;         // host memory for the pages of preempted sequences; 0: recompute
+  bool prefix_reuse = true;       // keep the pages of finished sequences for prompts to come
 };
 
+struct TokenBias {
+  int32_t token = 0;
+  float bias = 0;  // added to the token's logit
+};
+
+// How tokens are drawn (rule N9). What is done to a logit, in this order: repetition penalty,
+// frequency and presence penalty, bias, masks, temperature, top-k, top-p, min-p.
 struct SamplingParams {
   float temperature = 1.0f;  // [1e-4, 100], or 0: greedy
   int32_t top_k = 0;         // 0: off
   float top_p = 1.0f;        // (0, 1]
   uint64_t seed = 0;
+  float min_p = 0.0f;                 // [0, 1]; 0: off
+  float repetition_penalty = 1.0f;    // [0.01, 100], of tokens in prompt or output; 1: off
+  float presence_penalty = 0.0f;      // [-100, 100], of tokens in the output
+  float frequency_penalty = 0.0f;     // [-100, 100], times their count in the output
+  std::vector<TokenBias> logit_bias;  // a token at most once; at most 1024
+  std::vector<int32_t> allowed_ids;   // no other is drawn; empty: all
+  std::vector<int32_t> banned_ids;    // never drawn
+};
+
+// What a sample reports beside its tokens and their two log-probabilities.
+struct ReportParams {
+  int32_t top_logprobs = 0;      // of the K likeliest tokens, raw, at each position; at most 64
+  bool entropy = false;          // of the raw distribution at each position
+  bool kept_set = false;         // the ids that the sampler could have drawn at each position
+  bool prompt_logprobs = false;  // raw, of each token of the prompt after the first
 };
 
 struct GenerateRequest {
@@ -42,6 +66,17 @@ struct GenerateRequest {
   int32_t max_new_tokens = 0;   // 0: up to the context
   SamplingParams sampling;
   std::vector<int32_t> stop_ids;  // a sample ends with the first of these, which is kept
+  std::vector<std::vector<int32_t>> stop_sequences;  // likewise, where all of one stand at the end
+  int32_t min_new_tokens = 0;  // before these, no stop id is drawn and no stop sequence ends
+  bool ignore_eos = false;     // else the config's eos_token_id are stop ids too
+  // The first tokens of every sample are these, whatever would have been drawn; they are counted
+  // and reported as drawn ones are, with their true log-probabilities.
+  std::vector<int32_t> forced_ids;
+  ReportParams report;
+  int32_t priority = 0;  // higher ones are admitted first and preempted last; [-1000, 1000]
+  uint32_t client = 0;   // admission takes turns among clients of one priority
+  bool stream = false;   // report tokens as they are made (StepReport::progress)
+  bool masked = false;   // each token waits for the ids that may be drawn: Engine::allow
 };
 
 struct ScoreRequest {
@@ -49,7 +84,14 @@ struct ScoreRequest {
   std::vector<int32_t> tokens;  // at least two
 };
 
-enum class FinishReason : uint8_t { length = 0, stop = 1, cancelled = 2, aborted = 3, error = 4 };
+enum class FinishReason : uint8_t {
+  length = 0,
+  stop = 1,
+  cancelled = 2,
+  aborted = 3,
+  error = 4,
+  deadline = 5,
+};
 std::string_view finish_reason_name(FinishReason reason);
 
 // Tokens [begin, next span's begin) were made by this version of the weights.
@@ -68,6 +110,31 @@ struct SampleResult {
   std::vector<float> logprobs;            // raw: temperature 1, nothing masked
   std::vector<float> processed_logprobs;  // of the distribution that was drawn from
   std::vector<VersionSpan> versions;
+  // What ReportParams asked for, else empty. Of token i: entropies[i]; the K of top_ids and
+  // top_logprobs from i * K, likeliest first, equals by id; the kept_counts[i] ids of kept_ids
+  // after those of the tokens before it, ascending.
+  std::vector<float> entropies;
+  std::vector<int32_t> top_ids;
+  std::vector<float> top_logprobs;
+  std::vector<int32_t> kept_counts, kept_ids;
+  std::vector<float> prompt_logprobs;  // prompt size - 1; the same for each sample of a request
+};
+
+// Tokens [begin, begin + tokens.size()) of a sample that asked to be streamed: what this step made.
+struct SampleProgress {
+  RequestId request;
+  int32_t sample_index = 0;
+  int32_t begin = 0;
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs, processed_logprobs;
+};
+
+// A `masked` sample waits for the ids that its token `index` may be.
+struct MaskWanted {
+  RequestId request;
+  int32_t sample_index = 0;
+  int32_t index = 0;
+  int32_t previous_token = -1;  // token index - 1; -1 at the first
 };
 
 struct ScoreResult {
@@ -88,9 +155,14 @@ enum class UpdatePolicy : uint8_t {
 struct StepReport {
   std::vector<SampleResult> samples;  // finished in this step
   std::vector<ScoreResult> scores;
+  std::vector<SampleProgress> progress;  // in the order of sampling
+  std::vector<MaskWanted> masks_wanted;
   int32_t prefill_rows = 0;
   int32_t decode_rows = 0;
-  int32_t preempted = 0;
+  int32_t preempted = 0;    // sequences whose pages were taken: to be recomputed,
+  int32_t swapped_out = 0;  // or kept in host memory
+  int32_t swapped_in = 0;
+  int32_t reused_rows = 0;                 // prompt positions that were found in the cache
   std::optional<WeightVersion> committed;  // an update that became live before this step
 };
 
@@ -117,7 +189,11 @@ class Engine {
   Status submit(GenerateRequest request);
   Status submit(ScoreRequest request);
   // Its samples come back as cancelled from the next step. not_found: no such request is in flight.
-  Status cancel(RequestId request);
+  Status cancel(RequestId request, FinishReason reason = FinishReason::cancelled);
+  // The ids that token `index` of a `masked` sample may be: at least one, ascending. invalid: names
+  // what is wrong; the sample still waits. not_found: it is not in flight, or waits for another.
+  Status allow(RequestId request, int32_t sample_index, int32_t index,
+               std::span<const int32_t> ids);
   bool has_work() const;
   // Plan, run, apply. A failed step is a device error; the engine can't be used after it.
   Result<StepReport> step();

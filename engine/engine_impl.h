@@ -24,7 +24,9 @@ class Engine::Impl {
 
   Status submit(GenerateRequest request);
   Status submit(ScoreRequest request);
-  Status cancel(RequestId request);
+  Status cancel(RequestId request, FinishReason reason);
+  Status allow(RequestId request, int32_t sample_index, int32_t index,
+               std::span<const int32_t> ids);
   bool has_work() const;
   Result<StepReport> step();
 

@@ -51,11 +51,13 @@ Status Model::allocate() {
 Status Model::build_rope_table() {
   const int64_t row_width = 2 * int64_t{config_.head_width};
   const std::vector<float> frequencies = inverse_frequencies(config_.rope);
+  const float attention_scale = rope_attention_scale(config_.rope);
   std::vector<uint16_t> table(static_cast<size_t>(limits_.max_context * row_width));
   for (int32_t position = 0; position < limits_.max_context; position++) {
     rope_row(frequencies, position,
              std::span(table).subspan(static_cast<size_t>(position * row_width),
-                                      static_cast<size_t>(row_width)));
+                                      static_cast<size_t>(row_width)),
+             attention_scale);
   }
   EXACT_ASSIGN(rope_table_, backend_.allocate(table.size() * 2));
   backend_.upload(rope_table_.view(DType::bf16, limits_.max_context, row_width),

@@ -17,6 +17,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "kernels/base/result.h"
 #include "kernels/base/tensor.h"
@@ -73,7 +74,32 @@ struct RopeParameters {
   NormForm form = NormForm::hf;
 };
 
-// How to draw one token from one row of logits (rules N8, N9).
+// What one token's logit goes through before the temperature (rule N9).
+struct LogitEdit {
+  int32_t token = 0;
+  int32_t count = 0;  // in the output: frequency and presence penalties
+  bool seen = false;  // in prompt or output: repetition penalty
+  float bias = 0.0f;
+};
+
+// What rule N9 asks for beyond temperature and truncation, and what is reported beside the token.
+// Lives, like the row that points to it, until finish().
+struct SampleDetail {
+  float repetition_penalty = 1.0f;
+  float presence_penalty = 0.0f;
+  float frequency_penalty = 0.0f;
+  std::span<const LogitEdit> edits;   // ascending token, each once
+  std::span<const uint32_t> allowed;  // bit i % 32 of word i / 32: token i may be drawn; empty: all
+  int32_t forced_token = -1;          // taken instead of the drawn one; -1: none
+  // Filled by the backend where they are not empty.
+  std::span<int32_t> top_ids;                // K: the likeliest by the raw logits, equals by id
+  std::span<float> top_logprobs;             // K: raw
+  std::vector<int32_t>* kept_ids = nullptr;  // ascending: what could have been drawn
+  float* entropy = nullptr;                  // -(exp(lp) * lp).sum(-1), lp raw
+};
+
+// How to draw one token from one row of logits (rules N8, N9). Two rows may draw from one row of
+// logits.
 struct SampleRow {
   int64_t row = 0;            // of the logits
   uint64_t seed = 0;          // of the request
@@ -83,6 +109,7 @@ struct SampleRow {
   int32_t top_k = 0;          // 0: off
   float top_p = 1.0f;         // 1: off
   float min_p = 0.0f;         // 0: off
+  const SampleDetail* detail = nullptr;
 };
 
 struct SampleOutcome {
@@ -157,6 +184,17 @@ class Backend {
   // Rules N2, N4, in place.                              x (T, heads * E); head_norm (1, E) or null
   virtual void rope(const TensorView& x, const TensorView& cos_sin, const TensorView* head_norm,
                     float epsilon, NormForm form) = 0;
+  // Pages of every layer: page from[i] is copied to page to[i], within the cache. No page is named
+  // twice in `to`, none of `to` in `from`.
+  virtual void copy_pages(KvCache& cache, std::span<const int32_t> from,
+                          std::span<const int32_t> to) = 0;
+  // Pages of every layer, out to host memory and back. page_bytes(geometry) * pages.size() bytes;
+  // what save_pages wrote, load_pages gives any pages, bit for bit.
+  virtual size_t page_bytes(const KvGeometry& geometry) const = 0;
+  virtual void save_pages(const KvCache& cache, std::span<const int32_t> pages,
+                          std::span<std::byte> host) = 0;
+  virtual void load_pages(KvCache& cache, std::span<const int32_t> pages,
+                          std::span<const std::byte> host) = 0;
   // Writes the step's keys and values (T, G * E) into their pages.
   virtual void store_kv(const TensorView& keys, const TensorView& values, int32_t layer,
                         KvCache& cache) = 0;

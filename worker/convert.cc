@@ -11,7 +11,10 @@ GenerateRequest to_request(RequestId id, ipc::Generate message) {
   request.prompt = std::move(message.prompt);
   request.n = message.n;
   request.max_new_tokens = message.max_new_tokens;
-  request.sampling = {message.temperature, message.top_k, message.top_p, message.seed};
+  request.sampling.temperature = message.temperature;
+  request.sampling.top_k = message.top_k;
+  request.sampling.top_p = message.top_p;
+  request.sampling.seed = message.seed;
   request.stop_ids = std::move(message.stop_ids);
   return request;
 }

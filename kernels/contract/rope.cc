@@ -37,21 +37,45 @@ double yarn_dimension(double rotations, const RopeConfig& config) {
   return (config.head_width * std::log(turns)) / (2 * std::log(config.theta));
 }
 
-// transformers' yarn: below `low` as it was, above `high` interpolated, a ramp between. The ramp is
-// made on the CPU, where a division by a scalar is one.
-float scale_yarn(float power, size_t index, const RopeConfig& config) {
-  const double low = std::max(std::floor(yarn_dimension(config.beta_fast, config)), 0.0);
-  double high = std::min(std::ceil(yarn_dimension(config.beta_slow, config)),
-                         static_cast<double>(config.head_width - 1));
+// Where yarn's ramp begins and ends, in double as Python computes it.
+struct RampEnds {
+  double low;
+  double high;
+};
+
+RampEnds yarn_ramp_ends(const RopeConfig& config) {
+  double low = yarn_dimension(config.beta_fast, config);
+  double high = yarn_dimension(config.beta_slow, config);
+  if (config.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, static_cast<double>(config.head_width - 1));
   if (low == high) high += 0.001;  // transformers' own guard
-  const float linear =
-      (static_cast<float>(index) - static_cast<float>(low)) / static_cast<float>(high - low);
-  const float ramp = std::clamp(linear, 0.0f, 1.0f);
-  const float kept = 1.0f - ramp;
+  return {low, high};
+}
+
+float yarn_ramp(size_t index, const RopeConfig& config) {
+  const RampEnds ends = yarn_ramp_ends(config);
+  const float distance = static_cast<float>(index) - static_cast<float>(ends.low);
+  const auto span = static_cast<float>(ends.high - ends.low);
+  const float linear = config.ramp_on_host ? distance / span : distance * (1.0f / span);
+  return std::clamp(linear, 0.0f, 1.0f);
+}
+
+// transformers' yarn: before the ramp as it was, behind it interpolated.
+float scale_yarn(float power, size_t index, const RopeConfig& config) {
+  const float kept = 1.0f - yarn_ramp(index, config);
   const float interpolated = 1.0f / (power * static_cast<float>(config.factor));
   const float extrapolated = 1.0f / power;
   const float first = interpolated * (1.0f - kept);
   return first + extrapolated * kept;
+}
+
+// transformers' get_mscale.
+double yarn_scale(double factor, double mscale) {
+  return factor <= 1.0 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
 }
 
 float frequency_at(size_t index, const RopeConfig& config) {
@@ -60,6 +84,9 @@ float frequency_at(size_t index, const RopeConfig& config) {
   const float power = contract::pow(static_cast<float>(config.theta), exponent);
   if (config.kind == RopeKind::yarn) return scale_yarn(power, index, config);
   if (config.kind == RopeKind::llama3) return scale_llama3(1.0f / power, config);
+  // "inv_freq /= factor": a tensor by a scalar.
+  if (config.kind == RopeKind::linear)
+    return (1.0f / power) * (1.0f / static_cast<float>(config.factor));
   return 1.0f / power;
 }
 
@@ -73,8 +100,12 @@ std::vector<float> inverse_frequencies(const RopeConfig& config) {
 }
 
 float rope_attention_scale(const RopeConfig& config) {
-  if (config.kind != RopeKind::yarn || config.factor <= 1.0) return 1.0f;
-  return static_cast<float>(0.1 * std::log(config.factor) + 1.0);
+  if (config.kind != RopeKind::yarn) return 1.0f;
+  if (config.attention_factor) return static_cast<float>(*config.attention_factor);
+  if (config.mscale == 0 || config.mscale_all_dim == 0)
+    return static_cast<float>(yarn_scale(config.factor, 1));
+  return static_cast<float>(yarn_scale(config.factor, config.mscale) /
+                            yarn_scale(config.factor, config.mscale_all_dim));
 }
 
 void rope_row(std::span<const float> inverse_frequency, int32_t position,

@@ -11,6 +11,7 @@
 #include "kernels/contract/shape.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/context.h"
+#include "kernels/cpu/kv_pages.h"
 #include "kernels/cpu/memory.h"
 
 namespace exact::cpu {
@@ -79,6 +80,21 @@ class CpuBackend final : public Backend {
   }
 
   Result<KvCache> allocate_kv(const KvGeometry& geometry) override;
+  void copy_pages(KvCache& cache, std::span<const int32_t> from,
+                  std::span<const int32_t> to) override {
+    cpu::copy_pages(cache, from, to);
+  }
+  size_t page_bytes(const KvGeometry& geometry) const override {
+    return kv_bytes(geometry) / static_cast<size_t>(geometry.pages);
+  }
+  void save_pages(const KvCache& cache, std::span<const int32_t> pages,
+                  std::span<std::byte> host) override {
+    cpu::save_pages(cache, pages, host);
+  }
+  void load_pages(KvCache& cache, std::span<const int32_t> pages,
+                  std::span<const std::byte> host) override {
+    cpu::load_pages(cache, pages, host);
+  }
   Status reserve_linear(int64_t out_features, int64_t in_features, LinearWeight& out) override;
   void pack_linear(const TensorView& host_weight, int64_t first_row, LinearWeight& out) override;
 

@@ -28,6 +28,13 @@ class CudaBackend final : public Backend {
   void upload(const TensorView& device, std::span<const std::byte> host) override;
   void download(std::span<std::byte> host, const TensorView& device) override;
   Result<KvCache> allocate_kv(const KvGeometry& geometry) override;
+  void copy_pages(KvCache& cache, std::span<const int32_t> from,
+                  std::span<const int32_t> to) override;
+  size_t page_bytes(const KvGeometry& geometry) const override;
+  void save_pages(const KvCache& cache, std::span<const int32_t> pages,
+                  std::span<std::byte> host) override;
+  void load_pages(KvCache& cache, std::span<const int32_t> pages,
+                  std::span<const std::byte> host) override;
   Status reserve_linear(int64_t out_features, int64_t in_features, LinearWeight& out) override;
   void pack_linear(const TensorView& host_weight, int64_t first_row, LinearWeight& out) override;
 

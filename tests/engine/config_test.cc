@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/temporary_directory.h"
+
 namespace exact {
 namespace {
 
@@ -23,6 +25,12 @@ Json base_config(const char* type = "llama") {
       "low_freq_factor": 1.0, "high_freq_factor": 4.0,
       "original_max_position_embeddings": 8192}})");
   config["model_type"] = type;
+  return config;
+}
+
+Json rope_config(const Json& rope) {
+  Json config = base_config("qwen3");
+  config["rope_parameters"] = rope;
   return config;
 }
 
@@ -105,7 +113,13 @@ Json version_4(Json config) {
 TEST(Config, BothSpellingsOfTransformersAreTheSameModel) {
   Json plain = base_config("qwen3");
   plain["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 1000000}};
-  for (const Json& config : {base_config(), plain}) {
+  const Json yarn = rope_config({{"rope_type", "yarn"},
+                                 {"rope_theta", 1e6},
+                                 {"factor", 4.0},
+                                 {"original_max_position_embeddings", 32768}});
+  const Json linear =
+      rope_config({{"rope_type", "linear"}, {"rope_theta", 10000}, {"factor", 2.0}});
+  for (const Json& config : {base_config(), plain, yarn, linear}) {
     EXPECT_EQ(contract_id(parse(config)), contract_id(parse(version_4(config))));
   }
   Json old_key = version_4(base_config());
@@ -139,6 +153,111 @@ TEST(Config, AttentionBiasReachesTheOutputInLlamaAndQwen3Alone) {
   Json config = base_config();
   config["mlp_bias"] = true;
   EXPECT_TRUE(parse(config).mlp_bias);
+}
+
+std::vector<int32_t> eos_of(const Json& field) {
+  Json config = base_config();
+  config["eos_token_id"] = field;
+  return parse(config).eos_ids;
+}
+
+TEST(Config, TextsEndAtAnIdAtAListOfIdsOrNowhere) {
+  EXPECT_EQ(parse(base_config()).eos_ids, std::vector<int32_t>{});
+  EXPECT_EQ(eos_of(nullptr), std::vector<int32_t>{});
+  EXPECT_EQ(eos_of(Json::array()), std::vector<int32_t>{});
+  EXPECT_EQ(eos_of(0), std::vector<int32_t>{0});
+  EXPECT_EQ(eos_of({4095, 7, 4095}), (std::vector<int32_t>{4095, 7}));
+}
+
+TEST(Config, WhereATextEndsIsNotInTheContract) {
+  Json config = base_config();
+  config["eos_token_id"] = 5;
+  EXPECT_EQ(contract_id(parse(config)), contract_id(parse(base_config())));
+}
+
+TEST(Config, AGenerationConfigGoesBeforeTheConfigsEnd) {
+  Json json = base_config();
+  json["eos_token_id"] = 5;
+  const auto eos_beside = [&](const std::string& text) {
+    const TemporaryDirectory directory;
+    directory.write("config.json", json.dump());
+    if (!text.empty()) directory.write("generation_config.json", text);
+    const auto config = load_config(directory.path());
+    EXPECT_TRUE(config.is_ok()) << config.status().to_string();
+    return config.is_ok() ? config->eos_ids : std::vector<int32_t>{-1};
+  };
+  EXPECT_EQ(eos_beside(""), std::vector<int32_t>{5});
+  EXPECT_EQ(eos_beside("{}"), std::vector<int32_t>{5});
+  EXPECT_EQ(eos_beside(R"({"eos_token_id": null, "top_k": 20})"), std::vector<int32_t>{5});
+  EXPECT_EQ(eos_beside(R"({"eos_token_id": 9})"), std::vector<int32_t>{9});
+  EXPECT_EQ(eos_beside(R"({"eos_token_id": [9, 8]})"), (std::vector<int32_t>{9, 8}));
+  EXPECT_EQ(eos_beside(R"({"eos_token_id": []})"), std::vector<int32_t>{});
+}
+
+TEST(Config, ABadGenerationConfigIsRefusedByItsPath) {
+  for (const char* text :
+       {"", "[]", "{", R"({"eos_token_id": 4096})", R"({"eos_token_id": "</s>"})"}) {
+    const TemporaryDirectory directory;
+    directory.write("config.json", base_config().dump());
+    directory.write("generation_config.json", text);
+    const auto config = load_config(directory.path());
+    ASSERT_FALSE(config.is_ok()) << text;
+    EXPECT_EQ(config.status().code(), Code::invalid);
+    EXPECT_NE(config.status().message().find("/generation_config.json"), std::string::npos);
+  }
+}
+
+// Qwen2 and Qwen3 with a window of 4096 from layer `first` of 3 on.
+Json window_config(int first) {
+  Json config = base_config("qwen3");
+  config["use_sliding_window"] = true;
+  config["sliding_window"] = 4096;
+  config["max_window_layers"] = first;
+  return config;
+}
+
+TEST(Config, AWindowEndsTheContextOneBeforeItsLength) {
+  for (const char* type : {"qwen2", "qwen3"}) {
+    Json json = window_config(2);
+    json["model_type"] = type;
+    const ModelConfig config = parse(json);
+    EXPECT_EQ(config.attention_window, 4096);
+    EXPECT_EQ(config.max_positions, 131072);
+    EXPECT_EQ(longest_context(config), 4095);
+  }
+  Json wide = window_config(0);
+  wide["sliding_window"] = 1 << 20;
+  EXPECT_EQ(longest_context(parse(wide)), 131072);
+}
+
+TEST(Config, AWindowThatNoLayerHasIsNone) {
+  Json unused = window_config(0);
+  unused["use_sliding_window"] = false;
+  Json full = window_config(0);
+  full["layer_types"] = {"full_attention", "full_attention", "full_attention"};
+  for (const Json& config : {window_config(3), window_config(28), unused, full}) {
+    EXPECT_EQ(parse(config).attention_window, 0);
+    EXPECT_EQ(longest_context(parse(config)), 131072);
+    EXPECT_EQ(contract_id(parse(config)), contract_id(parse(base_config("qwen3"))));
+  }
+}
+
+TEST(Config, LayerTypesGoBeforeTheNumberOfLayersWithoutAWindow) {
+  Json config = window_config(28);
+  config["layer_types"] = {"full_attention", "full_attention", "sliding_attention"};
+  EXPECT_EQ(parse(config).attention_window, 4096);
+  config.erase("max_window_layers");
+  EXPECT_EQ(parse(config).attention_window, 4096);
+}
+
+TEST(Config, AWindowMustHaveALength) {
+  for (const Json& length : {Json(), Json(2), Json(-1), Json("4096"), Json(1 << 25)}) {
+    Json json = window_config(0);
+    json["sliding_window"] = length;
+    const auto config = parse_config(json.dump());
+    ASSERT_FALSE(config.is_ok()) << length;
+    EXPECT_NE(config.status().message().find("'sliding_window'"), std::string::npos);
+  }
 }
 
 // ---- refusals
@@ -188,6 +307,12 @@ const std::vector<BadConfig>& bad_configs() {
       {"llama", "/vocab_size", 1 << 30, Code::invalid, "vocab_size"},
       {"llama", "/max_position_embeddings", kErased, Code::invalid, "max_position_embeddings"},
       {"llama", "/max_position_embeddings", 1 << 25, Code::invalid, "max_position_embeddings"},
+      {"llama", "/eos_token_id", 4096, Code::invalid, "eos_token_id"},
+      {"llama", "/eos_token_id", -1, Code::invalid, "eos_token_id"},
+      {"llama", "/eos_token_id", UINT64_MAX, Code::invalid, "eos_token_id"},
+      {"llama", "/eos_token_id", {1, 2.5}, Code::invalid, "eos_token_id"},
+      {"llama", "/eos_token_id", {1, 4096}, Code::invalid, "eos_token_id"},
+      {"llama", "/eos_token_id", true, Code::invalid, "eos_token_id"},
       {"llama", "/rms_norm_eps", kErased, Code::invalid, "rms_norm_eps"},
       {"llama", "/rms_norm_eps", 0, Code::invalid, "rms_norm_eps"},
       {"llama", "/rms_norm_eps", -1e-6, Code::invalid, "rms_norm_eps"},
@@ -199,10 +324,22 @@ const std::vector<BadConfig>& bad_configs() {
        "rope_parameters.partial_rotary_factor"},
       {"llama", "/pretraining_tp", 2, Code::unsupported, "pretraining_tp"},
       {"llama", "/attention_dropout", 0.1, Code::unsupported, "attention_dropout"},
-      {"qwen2", "/use_sliding_window", true, Code::unsupported, "use_sliding_window"},
+      {"llama", "/use_sliding_window", true, Code::unsupported, "use_sliding_window"},
+      {"qwen2", "/use_sliding_window", "yes", Code::invalid, "use_sliding_window"},
+      {"qwen2", "/use_sliding_window", true, Code::invalid, "max_window_layers"},
       {"qwen3",
        "/layer_types",
        {"full_attention", "sliding_attention", "full_attention"},
+       Code::unsupported,
+       "layer_types"},
+      {"llama",
+       "/layer_types",
+       {"full_attention", "sliding_attention", "full_attention"},
+       Code::unsupported,
+       "layer_types"},
+      {"qwen3",
+       "/layer_types",
+       {"full_attention", "chunked_attention", "full_attention"},
        Code::unsupported,
        "layer_types"},
       {"qwen3", "/layer_types", {"full_attention"}, Code::invalid, "layer_types"},
@@ -218,7 +355,16 @@ const std::vector<BadConfig>& bad_configs() {
       {"llama", "/rope_parameters/rope_theta", "big", Code::invalid, "rope_parameters.rope_theta"},
       {"llama", "/rope_theta", 10000, Code::invalid, "rope_theta"},
       {"llama", "/rope_scaling", {{"type", "linear"}}, Code::invalid, "rope_scaling"},
-      {"llama", "/rope_parameters/rope_type", "yarn", Code::unsupported, "rope_type"},
+      {"llama", "/rope_parameters/rope_type", "longrope", Code::unsupported, "rope_type"},
+      {"llama", "/rope_parameters/rope_type", "dynamic", Code::unsupported, "rope_type"},
+      {"llama", "/rope_parameters/mrope_section", {1, 2}, Code::unsupported, "mrope_section"},
+      {"llama",
+       "/rope_parameters/full_attention",
+       {{"rope_type", "default"}},
+       Code::unsupported,
+       "rope_parameters.full_attention"},
+      {"llama", "/original_max_position_embeddings", 4096, Code::invalid,
+       "original_max_position_embeddings"},
       {"llama", "/rope_parameters/factor", kErased, Code::invalid, "rope_parameters.factor"},
       {"llama", "/rope_parameters/factor", 0.5, Code::invalid, "rope_parameters.factor"},
       {"llama", "/rope_parameters/high_freq_factor", 1, Code::invalid, "high_freq_factor"},

@@ -57,6 +57,16 @@ class MemoryBackend : public Backend {
   // A model's weights never reach these.
   void download(std::span<std::byte>, const TensorView&) override { refuse(); }
   Result<KvCache> allocate_kv(const KvGeometry&) override { refuse(); }
+  void copy_pages(KvCache&, std::span<const int32_t>, std::span<const int32_t>) override {
+    refuse();
+  }
+  size_t page_bytes(const KvGeometry&) const override { refuse(); }
+  void save_pages(const KvCache&, std::span<const int32_t>, std::span<std::byte>) override {
+    refuse();
+  }
+  void load_pages(KvCache&, std::span<const int32_t>, std::span<const std::byte>) override {
+    refuse();
+  }
   Status supports_linear(int64_t, int64_t) const override { refuse(); }
   Status supports_attention(int32_t, int32_t, int32_t) const override { refuse(); }
   Status supports_vocabulary(int64_t) const override { refuse(); }

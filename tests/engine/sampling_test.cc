@@ -152,7 +152,11 @@ TEST(RequestValidation, ZeroNewTokensMeansAllThatTheContextLeaves) {
 }
 
 TEST(SampleRow, CarriesTheRequestsParametersAndTheTokensPlace) {
-  const SamplingParams params{.temperature = 0.7f, .top_k = 5, .top_p = 0.9f, .seed = 1ull << 63};
+  SamplingParams params;
+  params.temperature = 0.7f;
+  params.top_k = 5;
+  params.top_p = 0.9f;
+  params.seed = 1ull << 63;
   const SampleRow row = sample_row(params, 3, 41, 7);
   EXPECT_EQ(row.row, 7);
   EXPECT_EQ(row.seed, 1ull << 63);

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "kernels/base/bf16.h"
-#include "kernels/contract/rope.h"
 #include "kernels/contract/special.h"
 #include "tests/support/random_data.h"
 
@@ -178,34 +177,6 @@ TEST(Pow, IsWithinFourUlpsButNotAlwaysNearest) {
     not_nearest += got != static_cast<float>(exact);
   }
   EXPECT_GT(not_nearest, 0) << "a correctly rounded power would be another function";
-}
-
-TEST(Rope, HalvesOfARowAreEqualAndPositionZeroIsTheIdentity) {
-  RopeConfig config;
-  config.head_width = 64;
-  const std::vector<float> frequencies = inverse_frequencies(config);
-  ASSERT_EQ(frequencies.size(), 32u);
-  EXPECT_EQ(frequencies[0], 1.0f);
-  std::vector<uint16_t> row(128);
-  rope_row(frequencies, 0, row);
-  for (size_t i = 0; i < 128; i++) EXPECT_EQ(row[i], i < 64 ? 0x3f80 : 0) << i;
-  rope_row(frequencies, 77, row);
-  for (size_t i = 0; i < 32; i++) {
-    EXPECT_EQ(row[i], row[i + 32]);
-    EXPECT_EQ(row[i + 64], row[i + 96]);
-  }
-}
-
-TEST(Rope, OnlyYarnScalesCosinesAndSines) {
-  RopeConfig config;
-  config.head_width = 64;
-  config.factor = 4.0;
-  EXPECT_EQ(rope_attention_scale(config), 1.0f);
-  config.kind = RopeKind::yarn;
-  EXPECT_EQ(rope_attention_scale(config), static_cast<float>(0.1 * std::log(4.0) + 1));
-  std::vector<uint16_t> row(128);
-  rope_row(inverse_frequencies(config), 0, row, rope_attention_scale(config));
-  EXPECT_EQ(row[0], float_to_bf16(rope_attention_scale(config)));
 }
 
 }  // namespace

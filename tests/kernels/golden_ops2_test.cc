@@ -191,6 +191,7 @@ RopeConfig scaled_rope(const GoldenKey& key) {
   config.low_frequency_factor = 1.0;
   config.high_frequency_factor = 4.0;
   config.original_max_positions = llama3 ? 8192 : 32768;
+  config.ramp_on_host = true;  // as the goldens were made
   return config;
 }
 

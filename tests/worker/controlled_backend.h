@@ -50,6 +50,21 @@ class ControlledBackend : public Backend {
   Result<KvCache> allocate_kv(const KvGeometry& geometry) override {
     return inner_->allocate_kv(geometry);
   }
+  void copy_pages(KvCache& cache, std::span<const int32_t> from,
+                  std::span<const int32_t> to) override {
+    inner_->copy_pages(cache, from, to);
+  }
+  size_t page_bytes(const KvGeometry& geometry) const override {
+    return inner_->page_bytes(geometry);
+  }
+  void save_pages(const KvCache& cache, std::span<const int32_t> pages,
+                  std::span<std::byte> host) override {
+    inner_->save_pages(cache, pages, host);
+  }
+  void load_pages(KvCache& cache, std::span<const int32_t> pages,
+                  std::span<const std::byte> host) override {
+    inner_->load_pages(cache, pages, host);
+  }
   Status reserve_linear(int64_t out_features, int64_t in_features, LinearWeight& out) override {
     return inner_->reserve_linear(out_features, in_features, out);
   }
