@@ -35,7 +35,7 @@ struct EngineLimits {
 
 struct TokenBias {
   int32_t token = 0;
-  float bias = 0;  // added to the token's logit
+  float bias = 0;  // added to the token's logit; [-1000, 1000]
 };
 
 // How tokens are drawn (rule N9). What is done to a logit, in this order: repetition penalty,
