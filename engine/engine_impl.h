@@ -69,6 +69,7 @@ class Engine::Impl {
   void queue_or_park(Sequence& sequence);
   // Ends a sequence: its pages go back, its result goes to `report`. Its slot lives until sweep().
   void finish(Sequence& sequence, FinishReason reason, Status error, StepReport& report);
+  void take_reports(Sequence& sequence, const SequenceGroup& group, SampleResult& result);
   void sweep();
 
   // ---- update.cc
@@ -96,13 +97,16 @@ class Engine::Impl {
   // ---- step_rows.cc
   void gather_inputs(StepReport& report);
   void gather_draws(const Sequence& sequence, int64_t row);
+  void gather_details();
+  bool fill_detail(Sequence& sequence, std::vector<int32_t>& kept, SampleDetail& detail);
   void gather_scores(const PlannedChunk& chunk, int64_t first_row);
   void run();
 
   // ---- outcomes.cc
   void apply_outcomes(StepReport& report);
   void fork(SequenceGroup& group);
-  void append_token(Sequence& sequence, const SampleOutcome& outcome, StepReport& report);
+  void append_token(Sequence& sequence, const SampleOutcome& outcome, std::span<const int32_t> kept,
+                    StepReport& report);
   bool is_stopped(const Sequence& sequence, const SequenceGroup& group) const;
   void finish_scores(StepReport& report);
 
@@ -150,6 +154,8 @@ class Engine::Impl {
   int64_t drawn_rows_ = 0;  // of logit_rows_, the first ones
   std::vector<SequenceId> drawn_;
   std::vector<SampleRow> sample_rows_;
+  std::vector<SampleDetail> details_;           // of sample_rows_; some unused
+  std::vector<std::vector<int32_t>> kept_ids_;  // of sample_rows_
   std::vector<SampleOutcome> outcomes_;
   std::vector<ScoredRow> scored_;
   std::vector<int32_t> score_targets_;

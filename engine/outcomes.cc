@@ -4,6 +4,7 @@
 #include <string>
 
 #include "engine/engine_impl.h"
+#include "engine/sampling.h"
 
 namespace exact {
 
@@ -24,7 +25,7 @@ void Engine::Impl::apply_outcomes(StepReport& report) {
   for (size_t i = 0; i < drawn_.size(); i++) {
     Sequence& drawn = sequence(drawn_[i]);
     if (!group_of(drawn).forked) fork(group_of(drawn));
-    append_token(drawn, outcomes_[i], report);
+    append_token(drawn, outcomes_[i], kept_ids_[i], report);
   }
   finish_scores(report);
   sweep();
@@ -51,7 +52,7 @@ void Engine::Impl::fork(SequenceGroup& group) {
 }
 
 void Engine::Impl::append_token(Sequence& sequence, const SampleOutcome& outcome,
-                                StepReport& report) {
+                                std::span<const int32_t> kept, StepReport& report) {
   const SequenceGroup& group = group_of(sequence);
   const auto position = static_cast<int64_t>(sequence.tokens.size());
   if (outcome.token < 0) {
@@ -62,12 +63,24 @@ void Engine::Impl::append_token(Sequence& sequence, const SampleOutcome& outcome
                   report);
   }
   const int32_t index = generated_count(sequence, group);
+  if (static_cast<int64_t>(sequence.kept_ids.size() + kept.size()) > kept_ids_limit(group.params)) {
+    return finish(sequence, FinishReason::error,
+                  Status(Code::exhausted, "the kept sets of a sample hold more than " +
+                                              std::to_string(kept_ids_limit(group.params)) +
+                                              " ids: keep fewer by top_k, top_p or min_p"),
+                  report);
+  }
   if (sequence.versions.empty() || sequence.versions.back().version != version_) {
     sequence.versions.push_back({index, version_, live_digest_});
   }
   sequence.tokens.push_back(outcome.token);
   sequence.logprobs.push_back(outcome.logprob);
   sequence.processed_logprobs.push_back(outcome.processed_logprob);
+  sequence.edits.add(outcome.token);
+  if (group.params.report.kept_set) {
+    sequence.kept_counts.push_back(static_cast<int32_t>(kept.size()));
+    sequence.kept_ids.insert(sequence.kept_ids.end(), kept.begin(), kept.end());
+  }
   tokens_generated_++;
   if (group.params.stream) {
     report.progress.push_back({group.request,
@@ -95,10 +108,7 @@ bool Engine::Impl::is_stopped(const Sequence& sequence, const SequenceGroup& gro
     return false;
   }
   const int32_t last = sequence.tokens.back();
-  if (std::ranges::find(params.stop_ids, last) != params.stop_ids.end()) return true;
-  if (!params.ignore_eos && std::ranges::find(config_.eos_ids, last) != config_.eos_ids.end()) {
-    return true;
-  }
+  if (std::ranges::find(group.stop_ids, last) != group.stop_ids.end()) return true;
   const auto generated = std::span(sequence.tokens).subspan(static_cast<size_t>(group.prompt_size));
   return std::ranges::any_of(params.stop_sequences, [&](const std::vector<int32_t>& stop) {
     return !stop.empty() && stop.size() <= generated.size() &&

@@ -43,11 +43,20 @@ SequenceGroup& Engine::Impl::add_group(RequestId request, int32_t members) {
 Status Engine::Impl::submit(GenerateRequest request) {
   EXACT_RETURN_IF_ERROR(validate(request, config_, limits_));
   EXACT_RETURN_IF_ERROR(check_capacity(request.id, request.n));
+  std::vector<int32_t> stop_ids = request.stop_ids;
+  if (!request.ignore_eos) {
+    stop_ids.insert(stop_ids.end(), config_.eos_ids.begin(), config_.eos_ids.end());
+  }
+  EXACT_RETURN_IF_ERROR(check_tokens_left(request, stop_ids, config_.vocabulary));
   SequenceGroup& group = add_group(request.id, request.n);
   group.max_new_tokens = effective_max_new_tokens(request, limits_);
   group.prompt_size = static_cast<int32_t>(request.prompt.size());
   group.forked = request.n == 1;
   if (request.report.prompt_logprobs) group.text_logprobs.assign(request.prompt.size() - 1, 0.0f);
+  for (const SequenceId id : group.members) {
+    sequence(id).edits = LogitEdits(request, stop_ids, config_.vocabulary, group.max_new_tokens);
+  }
+  group.stop_ids = std::move(stop_ids);
   Sequence& leader = sequence(group.members.front());
   leader.tokens = std::move(request.prompt);
   group.params = std::move(request);
@@ -101,14 +110,7 @@ Status Engine::Impl::allow(RequestId request, int32_t sample_index, int32_t inde
   Sequence& asking = sequence(id);
   const int32_t wanted = group.forked ? generated_count(asking, group) : 0;
   if (index != wanted) return not_waiting();
-  if (ids.empty()) return Status(Code::invalid, "ids is empty; at least one must be allowed");
-  for (size_t i = 0; i < ids.size(); i++) {
-    if (ids[i] < 0 || ids[i] >= config_.vocabulary || (i > 0 && ids[i] <= ids[i - 1])) {
-      return Status(Code::invalid, "ids[" + std::to_string(i) + "] is " + std::to_string(ids[i]) +
-                                       "; ids must ascend, each below the vocabulary's " +
-                                       std::to_string(config_.vocabulary));
-    }
-  }
+  EXACT_RETURN_IF_ERROR(asking.edits.allow(ids));
   asking.wants_mask = false;
   if (!group.forked) group.masks_missing--;
   is_stalled_ = false;
@@ -161,6 +163,21 @@ bool Engine::Impl::has_work() const {
          update_pending_;
 }
 
+// What the backend wrote beside each token; less what stands for a draw that failed.
+void Engine::Impl::take_reports(Sequence& sequence, const SequenceGroup& group,
+                                SampleResult& result) {
+  const size_t tokens = result.tokens.size();
+  const ReportParams& report = group.params.report;
+  result.entropies = std::move(sequence.entropies);
+  result.entropies.resize(report.entropy ? tokens : 0);
+  result.top_ids = std::move(sequence.top_ids);
+  result.top_ids.resize(tokens * static_cast<size_t>(report.top_logprobs));
+  result.top_logprobs = std::move(sequence.top_logprobs);
+  result.top_logprobs.resize(result.top_ids.size());
+  result.kept_counts = std::move(sequence.kept_counts);
+  result.kept_ids = std::move(sequence.kept_ids);
+}
+
 void Engine::Impl::finish(Sequence& sequence, FinishReason reason, Status error,
                           StepReport& report) {
   SequenceGroup& group = group_of(sequence);
@@ -183,6 +200,7 @@ void Engine::Impl::finish(Sequence& sequence, FinishReason reason, Status error,
     result.logprobs = std::move(sequence.logprobs);
     result.processed_logprobs = std::move(sequence.processed_logprobs);
     result.versions = std::move(sequence.versions);
+    take_reports(sequence, group, result);
     if (group.text_rows_done == group.text_rows()) result.prompt_logprobs = group.text_logprobs;
     report.samples.push_back(std::move(result));
   }

@@ -7,6 +7,7 @@
 
 #include "engine/engine.h"
 #include "engine/kv_cache.h"
+#include "engine/logit_edits.h"
 #include "engine/waiting_queue.h"
 
 namespace exact {
@@ -34,8 +35,16 @@ struct Sequence {
   PageList kv;
   std::vector<int32_t> swapped;  // slots of the swap space, instead of pages
 
+  LogitEdits edits;  // of the next token
+
+  // What SampleResult reports, under the same names. The step in hand may have made room for one
+  // token more than there are.
   std::vector<float> logprobs, processed_logprobs;
   std::vector<VersionSpan> versions;
+  std::vector<float> entropies;
+  std::vector<int32_t> top_ids;
+  std::vector<float> top_logprobs;
+  std::vector<int32_t> kept_counts, kept_ids;
 };
 
 // What the samples of one request share. Sample 0 leads: it computes the prompt, and from its last
@@ -43,8 +52,9 @@ struct Sequence {
 struct SequenceGroup {
   RequestId request;
   bool is_score = false;
-  GenerateRequest params;      // of a score: priority and client alone; the prompt moved out
-  int32_t max_new_tokens = 0;  // never 0
+  GenerateRequest params;         // of a score: priority and client alone; the prompt moved out
+  int32_t max_new_tokens = 0;     // never 0
+  std::vector<int32_t> stop_ids;  // with the config's own, unless they are ignored
   int32_t prompt_size = 0;
   bool forked = false;  // the samples go their own ways
 

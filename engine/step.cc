@@ -154,6 +154,11 @@ void Engine::Impl::start(Sequence& sequence) {
   sequence.kv.pages.reserve(static_cast<size_t>(pages_.pages_for(positions)));
   sequence.logprobs.reserve(most);
   sequence.processed_logprobs.reserve(most);
+  const ReportParams& report = group.params.report;
+  if (report.entropy) sequence.entropies.reserve(most);
+  if (report.kept_set) sequence.kept_counts.reserve(most);
+  sequence.top_ids.reserve(most * static_cast<size_t>(report.top_logprobs));
+  sequence.top_logprobs.reserve(most * static_cast<size_t>(report.top_logprobs));
 }
 
 void Engine::Impl::sort_running() {

@@ -31,6 +31,7 @@ void Engine::Impl::gather_inputs(StepReport& report) {
     }
   }
   drawn_rows_ = static_cast<int64_t>(logit_rows_.size());
+  gather_details();
   // Rows to score come after rows to draw from, so that each kind is one block of logits.
   for (size_t c = 0; c < plan_.chunks.size(); c++) {
     gather_scores(plan_.chunks[c], chunks_[c].first_row);
@@ -52,6 +53,46 @@ void Engine::Impl::gather_draws(const Sequence& sequence, int64_t row) {
   };
   if (group.forked) return draw(sequence);
   for (const SequenceId id : group.members) draw(this->sequence(id));
+}
+
+void Engine::Impl::gather_details() {
+  if (kept_ids_.size() < drawn_.size()) kept_ids_.resize(drawn_.size());
+  details_.resize(drawn_.size());
+  for (size_t i = 0; i < drawn_.size(); i++) {
+    kept_ids_[i].clear();
+    if (fill_detail(sequence(drawn_[i]), kept_ids_[i], details_[i])) {
+      sample_rows_[i].detail = &details_[i];
+    }
+  }
+}
+
+// False: the draw is a plain one. Makes room in the sequence for what the backend reports.
+bool Engine::Impl::fill_detail(Sequence& sequence, std::vector<int32_t>& kept,
+                               SampleDetail& detail) {
+  const GenerateRequest& params = group_of(sequence).params;
+  const auto index = sequence.logprobs.size();
+  const bool is_forced = index < params.forced_ids.size();
+  const ReportParams& report = params.report;
+  if (!is_forced && !report.entropy && !report.kept_set && report.top_logprobs == 0 &&
+      !sequence.edits.edits_anything()) {
+    return false;
+  }
+  detail = SampleDetail();
+  sequence.edits.fill(detail);
+  if (is_forced) detail.forced_token = params.forced_ids[index];
+  if (report.top_logprobs > 0) {
+    const auto count = static_cast<size_t>(report.top_logprobs);
+    sequence.top_ids.resize((index + 1) * count);
+    sequence.top_logprobs.resize((index + 1) * count);
+    detail.top_ids = std::span(sequence.top_ids).last(count);
+    detail.top_logprobs = std::span(sequence.top_logprobs).last(count);
+  }
+  if (report.entropy) {
+    sequence.entropies.resize(index + 1);
+    detail.entropy = &sequence.entropies.back();
+  }
+  if (report.kept_set) detail.kept_ids = &kept;
+  return true;
 }
 
 // Rows of a text that is still to be scored.

@@ -261,6 +261,9 @@ class Simulation {
     check_end(request, sample, what);
     check_prompt(request, sample, what);
     totals_.finished++;
+    std::erase_if(wanted_, [&](const MaskWanted& mask) {
+      return mask.request == sample.request && mask.sample_index == sample.sample_index;
+    });
     if (found->second.open.empty()) generates_.erase(found);
   }
 
