@@ -35,7 +35,7 @@ struct ModelConfig {
   bool head_norm = false;          //    qwen3's q_norm and k_norm
   NormForm norm_form = NormForm::hf;
   RopeConfig rope;
-  std::vector<int32_t> eos_ids;  // eos_token_id: where a text ends; no bit depends on it
+  std::vector<int32_t> eos_ids;  // eos_token_id: a sample ends with one of these; no bit depends
 };
 
 // The text of a config.json. invalid: not JSON, or a field is missing or of the wrong type;
