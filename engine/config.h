@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/base/digest.h"
@@ -33,6 +34,7 @@ struct ModelConfig {
   bool head_norm = false;          //    qwen3's q_norm and k_norm
   NormForm norm_form = NormForm::hf;
   RopeConfig rope;
+  std::vector<int32_t> eos_ids;  // eos_token_id: a sample ends with one of these
 };
 
 // The text of a config.json. invalid: not JSON, or a field is missing or of the wrong type;

@@ -1,11 +1,10 @@
 #include "engine/engine.h"
 
 #include <algorithm>
-#include <cmath>
 #include <string>
 
 #include "engine/engine_impl.h"
-#include "engine/sampling.h"
+#include "engine/tensor_table.h"
 
 namespace exact {
 namespace {
@@ -13,11 +12,22 @@ namespace {
 constexpr int32_t kDefaultMaxContext = 8192;
 constexpr int32_t kDefaultSequences = 16;
 constexpr int64_t kDefaultKvBytes = int64_t{1} << 30;
+// On a GPU a row takes about 2 operations a parameter, 4e14 of them a second, while 5e10 bytes a
+// second come and go: 1 byte for each 4,000 parameters.
+constexpr int64_t kParametersPerByte = 4096;
 
 Status out_of_range(const char* name, int64_t value, int64_t low, int64_t high) {
   return Status(Code::invalid, std::string(name) + " is " + std::to_string(value) +
                                    "; it must be from " + std::to_string(low) + " to " +
                                    std::to_string(high));
+}
+
+int64_t parameters_of_a_row(const ModelConfig& config) {
+  int64_t parameters = 0;
+  for (const TensorSpec& spec : tensor_table(config)) {
+    if (!spec.is_vector) parameters += spec.rows * spec.columns;
+  }
+  return parameters;
 }
 
 // Fills in the defaults and checks the rest.
@@ -57,6 +67,15 @@ Result<EngineLimits> resolve_limits(const ModelConfig& config, EngineLimits limi
                                      std::to_string(pages_of_one) +
                                      " pages: raise page_count or lower max_context");
   }
+  if (limits.swap_bytes < 0 || limits.swap_bytes > int64_t{1} << 46) {
+    return out_of_range("swap_bytes", limits.swap_bytes, 0, int64_t{1} << 46);
+  }
+  if (limits.row_cost_bytes < 0 || limits.row_cost_bytes > int64_t{1} << 32) {
+    return out_of_range("row_cost_bytes", limits.row_cost_bytes, 0, int64_t{1} << 32);
+  }
+  if (limits.row_cost_bytes == 0) {
+    limits.row_cost_bytes = parameters_of_a_row(config) / kParametersPerByte;
+  }
   return limits;
 }
 
@@ -80,13 +99,15 @@ std::string_view finish_reason_name(FinishReason reason) {
   return "unknown";
 }
 
-Engine::Impl::Impl(const ModelConfig& config, Backend& backend, const EngineLimits& limits)
+Engine::Impl::Impl(const ModelConfig& config, Backend& backend, const EngineLimits& limits,
+                   const SchedulerLimits& scheduler_limits)
     : config_(config),
       backend_(backend),
       limits_(limits),
-      scheduler_limits_{limits.max_step_tokens, limits.max_running, limits.page_size},
+      scheduler_limits_(scheduler_limits),
       contract_(contract_id(config)),
-      pages_(limits.page_count, limits.page_size) {}
+      pages_(limits.page_count, limits.page_size, limits.prefix_reuse),
+      swap_(limits.swap_bytes, static_cast<size_t>(scheduler_limits.page_bytes)) {}
 
 Result<std::unique_ptr<Engine::Impl>> Engine::Impl::create(const ModelConfig& config,
                                                            Backend& backend,
@@ -96,131 +117,40 @@ Result<std::unique_ptr<Engine::Impl>> Engine::Impl::create(const ModelConfig& co
     return Status(Code::invalid, "the engine needs a complete set of weights to start with");
   }
   EXACT_ASSIGN(const EngineLimits resolved, resolve_limits(config, limits));
-  std::unique_ptr<Impl> impl(new Impl(config, backend, resolved));
+  const KvGeometry geometry = {config.layers, resolved.page_count, resolved.page_size,
+                               config.kv_heads, config.head_width};
+  const SchedulerLimits scheduler_limits = {
+      resolved.max_step_tokens, resolved.max_running, resolved.page_size,
+      static_cast<int64_t>(backend.page_bytes(geometry)), resolved.row_cost_bytes};
+  std::unique_ptr<Impl> impl(new Impl(config, backend, resolved, scheduler_limits));
   EXACT_ASSIGN(impl->model_,
                Model::create(config, backend, {resolved.max_step_tokens, resolved.max_context}));
-  EXACT_ASSIGN(impl->cache_,
-               backend.allocate_kv({config.layers, resolved.page_count, resolved.page_size,
-                                    config.kv_heads, config.head_width}));
+  EXACT_ASSIGN(impl->cache_, backend.allocate_kv(geometry));
   impl->live_ = std::move(weights);
   impl->live_digest_ = impl->live_->digest();
   return impl;
 }
 
-Status Engine::Impl::check_capacity(size_t sequences) const {
-  if (failed_) return Status(Code::device, "the engine stopped after a failed step: start it anew");
-  if (waiting_.size() + sequences > static_cast<size_t>(limits_.max_waiting)) {
-    return Status(Code::exhausted, "the queue holds " + std::to_string(waiting_.size()) + " of " +
-                                       std::to_string(limits_.max_waiting) +
-                                       " sequences: try again when some are done");
-  }
-  return {};
+EngineStatus Engine::Impl::status() const {
+  EngineStatus status;
+  status.running = static_cast<int32_t>(running_.size());
+  status.waiting = sequences_.count() - status.running;
+  status.pages_free = pages_.available();
+  status.pages_total = pages_.page_count();
+  status.version = version_;
+  status.weights_digest = live_digest_;
+  status.steps = steps_;
+  status.tokens_generated = tokens_generated_;
+  status.pages_evicted = pages_.evictions();
+  status.pages_copied = pages_copied_;
+  return status;
 }
 
-Sequence& Engine::Impl::enqueue(RequestId request) {
-  auto owned = std::make_unique<Sequence>();
-  Sequence& sequence = *owned;
-  sequence.id = SequenceId{next_sequence_++};
-  sequence.request = request;
-  sequences_.emplace(sequence.id, std::move(owned));
-  open_sequences_[request]++;
-  waiting_.push_back(&sequence);
-  return sequence;
-}
-
-Status Engine::Impl::submit(GenerateRequest request) {
-  EXACT_RETURN_IF_ERROR(validate(request, config_, limits_));
-  EXACT_RETURN_IF_ERROR(check_capacity(static_cast<size_t>(request.n)));
-  if (open_sequences_.contains(request.id)) {
-    return Status(Code::invalid, "request id " + std::to_string(request.id.value) +
-                                     " is in flight already: choose another");
-  }
-  for (int32_t i = 0; i < request.n; i++) {
-    Sequence& sequence = enqueue(request.id);
-    sequence.sample_index = i;
-    sequence.sampling = request.sampling;
-    sequence.stop_ids = request.stop_ids;
-    sequence.max_new_tokens = effective_max_new_tokens(request, limits_);
-    sequence.tokens = request.prompt;
-    sequence.prompt_size = static_cast<int32_t>(request.prompt.size());
-  }
-  return {};
-}
-
-Status Engine::Impl::submit(ScoreRequest request) {
-  EXACT_RETURN_IF_ERROR(validate(request, config_, limits_));
-  EXACT_RETURN_IF_ERROR(check_capacity(1));
-  if (open_sequences_.contains(request.id)) {
-    return Status(Code::invalid, "request id " + std::to_string(request.id.value) +
-                                     " is in flight already: choose another");
-  }
-  Sequence& sequence = enqueue(request.id);
-  sequence.is_score = true;
-  sequence.tokens = std::move(request.tokens);
-  sequence.prompt_size = static_cast<int32_t>(sequence.tokens.size());
-  sequence.logprobs.assign(sequence.tokens.size() - 1, 0.0f);
-  return {};
-}
-
-Status Engine::Impl::cancel(RequestId request, FinishReason reason) {
-  if (!open_sequences_.contains(request)) {
-    return Status(Code::not_found,
-                  "request " + std::to_string(request.value) + " is not in flight");
-  }
-  std::vector<Sequence*> cancelled;
-  for (const auto& [id, sequence] : sequences_) {
-    if (sequence->request == request) cancelled.push_back(sequence.get());
-  }
-  std::sort(cancelled.begin(), cancelled.end(),
-            [](const Sequence* a, const Sequence* b) { return a->id < b->id; });
-  for (Sequence* sequence : cancelled) {
-    finish(*sequence, reason, Status(), early_);
-  }
-  return {};
-}
-
-Status Engine::Impl::allow(RequestId request, int32_t, int32_t, std::span<const int32_t>) {
-  return Status(Code::not_found,
-                "request " + std::to_string(request.value) + " waits for no allowed ids");
-}
-
-bool Engine::Impl::has_work() const {
-  return !sequences_.empty() || !early_.samples.empty() || !early_.scores.empty() ||
-         update_pending_;
-}
-
-void Engine::Impl::finish(Sequence& sequence, FinishReason reason, Status error,
-                          StepReport& report) {
-  if (sequence.is_score) {
-    if (reason == FinishReason::cancelled)
-      error = Status(Code::cancelled, "cancelled by the client");
-    if (reason == FinishReason::deadline)
-      error = Status(Code::timeout, "its deadline passed before it was done");
-    report.scores.push_back(
-        {sequence.request, std::move(error), std::move(sequence.logprobs), version_, live_digest_});
-  } else {
-    SampleResult result;
-    result.request = sequence.request;
-    result.sample_index = sequence.sample_index;
-    result.reason = reason;
-    result.error = std::move(error);
-    result.tokens.assign(sequence.tokens.begin() + sequence.prompt_size, sequence.tokens.end());
-    result.logprobs = std::move(sequence.logprobs);
-    result.processed_logprobs = std::move(sequence.processed_logprobs);
-    result.versions = std::move(sequence.versions);
-    report.samples.push_back(std::move(result));
-  }
-  remove(sequence);
-}
-
-void Engine::Impl::remove(Sequence& sequence) {
-  pages_.release(sequence.id);
-  std::erase(running_, &sequence);
-  std::erase(waiting_, &sequence);
-  const auto open = open_sequences_.find(sequence.request);
-  EXACT_CHECK(open != open_sequences_.end(), "a sequence of no request");
-  if (--open->second == 0) open_sequences_.erase(open);
-  sequences_.erase(sequence.id);
+uint64_t Engine::Impl::last_logits_hash() const {
+  if (last_logits_.data == nullptr || failed_) return 0;
+  std::vector<std::byte> row(static_cast<size_t>(last_logits_.columns) * 2);
+  backend_.download(row, last_logits_);
+  return backend_.finish().is_ok() ? digest64(row) : 0;
 }
 
 // ---- the public face
@@ -250,6 +180,9 @@ Status Engine::allow(RequestId request, int32_t sample_index, int32_t index,
 bool Engine::has_work() const {
   return impl_->has_work();
 }
+bool Engine::can_step() const {
+  return impl_->can_step();
+}
 Result<StepReport> Engine::step() {
   return impl_->step();
 }
@@ -267,6 +200,9 @@ bool Engine::update_pending() const {
 }
 uint64_t Engine::last_logits_hash() const {
   return impl_->last_logits_hash();
+}
+Status Engine::check_integrity() const {
+  return impl_->check_integrity();
 }
 EngineStatus Engine::status() const {
   return impl_->status();

@@ -27,12 +27,15 @@ struct EngineLimits {
   int32_t max_running = 64;       // sequences in the batch
   int32_t max_waiting = 4096;     // sequences in the queue; beyond: exhausted
   int64_t swap_bytes = 0;         // host memory for the pages of preempted sequences; 0: recompute
-  bool prefix_reuse = true;       // keep the pages of finished sequences for prompts to come
+  // Bytes that move between cache and host memory in the time that a row takes to compute: what
+  // swapping is weighed by. 0: estimated from the model's size.
+  int64_t row_cost_bytes = 0;
+  bool prefix_reuse = true;  // keep the pages of finished sequences for prompts to come
 };
 
 struct TokenBias {
   int32_t token = 0;
-  float bias = 0;  // added to the token's logit
+  float bias = 0;  // added to the token's logit; [-1000, 1000]
 };
 
 // How tokens are drawn (rule N9). What is done to a logit, in this order: repetition penalty,
@@ -82,6 +85,8 @@ struct GenerateRequest {
 struct ScoreRequest {
   RequestId id;
   std::vector<int32_t> tokens;  // at least two
+  int32_t priority = 0;         // as of GenerateRequest
+  uint32_t client = 0;
 };
 
 enum class FinishReason : uint8_t {
@@ -167,11 +172,13 @@ struct StepReport {
 };
 
 struct EngineStatus {
-  int32_t running = 0, waiting = 0;  // sequences
-  int32_t pages_free = 0, pages_total = 0;
+  int32_t running = 0, waiting = 0;         // sequences
+  int32_t pages_free = 0, pages_total = 0;  // free: of no sequence; some keep texts to be found
   WeightVersion version;
   Digest128 weights_digest;
   uint64_t steps = 0, tokens_generated = 0;
+  uint64_t pages_evicted = 0;  // that were kept for prompts to come
+  uint64_t pages_copied = 0;   // before a write, because another sample held them too
 };
 
 class Engine {
@@ -192,9 +199,15 @@ class Engine {
   Status cancel(RequestId request, FinishReason reason = FinishReason::cancelled);
   // The ids that token `index` of a `masked` sample may be: at least one, ascending. invalid: names
   // what is wrong; the sample still waits. not_found: it is not in flight, or waits for another.
+  // A sample asks once for each index (StepReport::masks_wanted): for the first in the step after
+  // submit, for the next in the step that drew the one before. Until it is answered the sample runs
+  // no rows, not even its prompt's; a group's prompt starts when each sample has its first mask.
   Status allow(RequestId request, int32_t sample_index, int32_t index,
                std::span<const int32_t> ids);
   bool has_work() const;
+  // False where step() would do nothing until the next call of another function: there is no work,
+  // or every sequence waits for Engine::allow.
+  bool can_step() const;
   // Plan, run, apply. A failed step is a device error; the engine can't be used after it.
   Result<StepReport> step();
 
@@ -209,6 +222,9 @@ class Engine {
   bool update_pending() const;  // committed, waiting for running sequences
 
   EngineStatus status() const;  // cheap: counters alone
+  // Pages, holders, prefix index, swap space and sequences agree. corrupt: a bug, and which. Debug
+  // builds look after every step.
+  Status check_integrity() const;
   // xxh3-64 of the last row of logits computed, 0 before the first; fetches the row.
   uint64_t last_logits_hash() const;
   const ModelConfig& config() const;

@@ -1,8 +1,9 @@
 // engine_impl.h owns the engine's inside: who is running, who waits, which weights are live.
-// engine.cc has requests and weights, step.cc has plan, run and apply.
+// engine.cc is the public face and limits, requests.cc has submit, cancel, allow and the end of a
+// sequence, step.cc plans and moves sequences, step_rows.cc gathers and runs rows, outcomes.cc
+// applies what came out, update.cc changes weights.
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <unordered_map>
 #include <utility>
@@ -13,6 +14,9 @@
 #include "engine/model.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
+#include "engine/slot_table.h"
+#include "engine/swap_space.h"
+#include "engine/waiting_queue.h"
 
 namespace exact {
 
@@ -28,6 +32,7 @@ class Engine::Impl {
   Status allow(RequestId request, int32_t sample_index, int32_t index,
                std::span<const int32_t> ids);
   bool has_work() const;
+  bool can_step() const { return has_work() && !is_stalled_; }
   Result<StepReport> step();
 
   Result<WeightSlot*> begin_update();
@@ -36,38 +41,79 @@ class Engine::Impl {
   bool update_pending() const { return update_pending_; }
 
   EngineStatus status() const;
+  Status check_integrity() const;
   uint64_t last_logits_hash() const;
   const ModelConfig& config() const { return config_; }
   const EngineLimits& limits() const { return limits_; }
   Digest128 contract() const { return contract_; }
 
  private:
-  // Sequences of this step whose last row draws a token, and rows whose next token is scored.
+  // Rows of logits that a step computes for sequences that draw a token, and for texts to score.
   struct ScoredRow {
-    Sequence* sequence;
+    int32_t group;
     int32_t position;
   };
 
-  Impl(const ModelConfig& config, Backend& backend, const EngineLimits& limits);
-  Status check_capacity(size_t sequences) const;
-  Sequence& enqueue(RequestId request);
+  Impl(const ModelConfig& config, Backend& backend, const EngineLimits& limits,
+       const SchedulerLimits& scheduler_limits);
 
-  // Weights.
+  // ---- requests.cc
+  Status check_capacity(RequestId request, int32_t sequences) const;
+  SequenceGroup& add_group(RequestId request, int32_t members);
+  void end_group(SequenceGroup& group, FinishReason reason, const Status& error,
+                 StepReport& report);
+  void want_mask(Sequence& sequence, const SequenceGroup& group, StepReport& report);
+  // Whether its client must answer before it can run.
+  bool waits_for_client(const Sequence& sequence) const;
+  // A sequence that does not run: to the queue, or aside while it waits for its client.
+  void queue_or_park(Sequence& sequence);
+  // Ends a sequence: its pages go back, its result goes to `report`. Its slot lives until sweep().
+  void finish(Sequence& sequence, FinishReason reason, Status error, StepReport& report);
+  void take_reports(Sequence& sequence, const SequenceGroup& group, SampleResult& result);
+  void sweep();
+
+  // ---- update.cc
   void apply_pending_update(StepReport& report);
+  bool any_started() const;
+  void forget_all_kv();
   void make_live();
+  bool admits_started_only() const {
+    return update_pending_ && pending_policy_ == UpdatePolicy::wait;
+  }
 
-  // Plan, run, apply (step.cc).
+  // ---- step.cc
   void plan();
-  void apply_plan(StepReport& report);
+  void list_running();
+  void list_waiting();
+  void move_sequences(StepReport& report);
+  void preempt(const Preemption& preemption, StepReport& report);
+  void admit(size_t candidate, StepReport& report);
+  void swap_out(Sequence& sequence);
+  void swap_in(Sequence& sequence);
+  void give_pages();
+  void start(Sequence& sequence);
+  void sort_running();
+
+  // ---- step_rows.cc
   void gather_inputs(StepReport& report);
+  void gather_draws(const Sequence& sequence, int64_t row);
+  void gather_details();
+  bool fill_detail(Sequence& sequence, std::vector<int32_t>& kept, SampleDetail& detail);
+  void gather_scores(const PlannedChunk& chunk, int64_t first_row);
   void run();
+
+  // ---- outcomes.cc
   void apply_outcomes(StepReport& report);
-  void append_token(Sequence& sequence, const SampleOutcome& outcome, StepReport& report);
+  void fork(SequenceGroup& group);
+  void append_token(Sequence& sequence, const SampleOutcome& outcome, std::span<const int32_t> kept,
+                    StepReport& report);
+  bool is_stopped(const Sequence& sequence, const SequenceGroup& group) const;
   void finish_scores(StepReport& report);
 
-  // Ends a sequence: its pages go back, its result goes to `report`.
-  void finish(Sequence& sequence, FinishReason reason, Status error, StepReport& report);
-  void remove(Sequence& sequence);
+  Sequence& sequence(SequenceId id) { return sequences_[id.value]; }
+  const Sequence& sequence(SequenceId id) const { return sequences_[id.value]; }
+  SequenceGroup& group_of(const Sequence& sequence) { return groups_[sequence.group]; }
+  const SequenceGroup& group_of(const Sequence& sequence) const { return groups_[sequence.group]; }
 
   ModelConfig config_;
   Backend& backend_;
@@ -76,7 +122,8 @@ class Engine::Impl {
   Digest128 contract_;
   std::unique_ptr<Model> model_;
   KvCache cache_;
-  PagePool pages_;
+  KvPages pages_;
+  SwapSpace swap_;
 
   std::unique_ptr<WeightSlot> live_, staging_;
   Digest128 live_digest_;  // of live_
@@ -86,28 +133,36 @@ class Engine::Impl {
   WeightVersion pending_version_;
   UpdatePolicy pending_policy_ = UpdatePolicy::wait;
 
-  std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences_;
-  std::unordered_map<RequestId, int32_t> open_sequences_;  // of each request
-  std::vector<Sequence*> running_;                         // oldest first
-  std::deque<Sequence*> waiting_;                          // preempted ones in front
-  uint64_t next_sequence_ = 1;
-  StepReport early_;  // results that no step made: cancelled sequences
+  SlotTable<Sequence> sequences_;
+  SlotTable<SequenceGroup> groups_;
+  std::unordered_map<RequestId, int32_t> open_groups_;
+  std::vector<SequenceId> running_;  // highest priority first, then oldest first
+  std::vector<SequenceId> ended_;    // since the last sweep
+  WaitingQueue waiting_;
+  uint64_t next_age_ = 1;
+  StepReport early_;         // what no step made: cancelled sequences, first masks that are wanted
+  bool is_stalled_ = false;  // the last step did nothing, and nothing has come since
 
   // The step in hand; kept to reuse the memory.
   std::vector<SequenceState> running_states_, waiting_states_;
+  std::vector<std::vector<int32_t>> found_pages_;  // of waiting_states_
   StepPlan plan_;
+  std::vector<int32_t> copies_from_, copies_to_;
   std::vector<int32_t> ids_, positions_;
   std::vector<SequenceChunk> chunks_;
   std::vector<int64_t> logit_rows_;
-  std::vector<Sequence*> sampled_;
+  int64_t drawn_rows_ = 0;  // of logit_rows_, the first ones
+  std::vector<SequenceId> drawn_;
   std::vector<SampleRow> sample_rows_;
+  std::vector<SampleDetail> details_;           // of sample_rows_; some unused
+  std::vector<std::vector<int32_t>> kept_ids_;  // of sample_rows_
   std::vector<SampleOutcome> outcomes_;
   std::vector<ScoredRow> scored_;
   std::vector<int32_t> score_targets_;
   std::vector<float> score_logprobs_;
   TensorView last_logits_;
   bool failed_ = false;
-  uint64_t steps_ = 0, tokens_generated_ = 0;
+  uint64_t steps_ = 0, tokens_generated_ = 0, pages_copied_ = 0;
 };
 
 }  // namespace exact

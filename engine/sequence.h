@@ -1,35 +1,88 @@
 // sequence.h owns the state of one sequence in the engine: one sample of a request, or one text to
-// score.
+// score; and of the request that its samples share.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/kv_cache.h"
+#include "engine/logit_edits.h"
+#include "engine/waiting_queue.h"
 
 namespace exact {
 
+enum class SequencePlace : uint8_t {
+  unborn,   // a sample whose prompt another sample of its request computes
+  parked,   // waits for the ids that may be drawn, without pages
+  queued,   // could run, in the waiting queue
+  running,  // in the batch; it may wait for its ids
+  ended,    // its result is reported
+};
+
 struct Sequence {
   SequenceId id;
-  RequestId request;
-  bool is_score = false;
+  int32_t group = -1;
   int32_t sample_index = 0;
-  SamplingParams sampling;
-  std::vector<int32_t> stop_ids;
-  int32_t max_new_tokens = 0;
+  SequencePlace place = SequencePlace::unborn;
+  bool started = false;       // has run a step: it has a place in a pending update's `wait`
+  bool wants_mask = false;    // its next token waits for Engine::allow
+  uint64_t age = 0;           // of those that started: the lower, the older
+  WaitingQueue::Place queue;  // while queued
 
   std::vector<int32_t> tokens;  // prompt, then generated; or the text to score
-  int32_t prompt_size = 0;
-  int32_t computed = 0;  // positions whose keys and values are in the cache
-  bool started = false;  // has run a step: it has a place in a pending update's `wait`
+  int32_t computed = 0;         // positions whose keys and values are in `kv`, or in `swapped`
+  PageList kv;
+  std::vector<int32_t> swapped;  // slots of the swap space, instead of pages
 
+  LogitEdits edits;  // of the next token
+
+  // What SampleResult reports, under the same names. The step in hand may have made room for one
+  // token more than there are.
   std::vector<float> logprobs, processed_logprobs;
   std::vector<VersionSpan> versions;
-
-  // Positions to compute. The last token of a text to score predicts nothing.
-  int32_t known() const { return static_cast<int32_t>(tokens.size()) - (is_score ? 1 : 0); }
-  int32_t generated() const { return static_cast<int32_t>(tokens.size()) - prompt_size; }
-  void forget_kv() { computed = 0; }
+  std::vector<float> entropies;
+  std::vector<int32_t> top_ids;
+  std::vector<float> top_logprobs;
+  std::vector<int32_t> kept_counts, kept_ids;
 };
+
+// What the samples of one request share. Sample 0 leads: it computes the prompt, and from its last
+// row of logits all samples draw their first tokens.
+struct SequenceGroup {
+  RequestId request;
+  bool is_score = false;
+  GenerateRequest params;         // of a score: priority and client alone; the prompt moved out
+  int32_t max_new_tokens = 0;     // never 0
+  std::vector<int32_t> stop_ids;  // with the config's own, unless they are ignored
+  int32_t prompt_size = 0;
+  bool forked = false;  // the samples go their own ways
+
+  std::vector<SequenceId> members;  // by sample index
+  int32_t open_count = 0;           // members that have not ended
+  int32_t masks_missing = 0;        // before the fork: members that want their first mask
+
+  // Raw log-probabilities of the text after its first token: a score's result, or what
+  // ReportParams::prompt_logprobs asks for. Rows [0, text_rows_done) are computed.
+  std::vector<float> text_logprobs;
+  int32_t text_rows_done = 0;
+  int32_t text_rows() const { return static_cast<int32_t>(text_logprobs.size()); }
+};
+
+// Positions to compute. The last token of a text to score predicts nothing.
+inline int32_t known_positions(const Sequence& sequence, const SequenceGroup& group) {
+  return static_cast<int32_t>(sequence.tokens.size()) - (group.is_score ? 1 : 0);
+}
+
+inline int32_t generated_count(const Sequence& sequence, const SequenceGroup& group) {
+  return static_cast<int32_t>(sequence.tokens.size()) - group.prompt_size;
+}
+
+// Positions whose rows need not be computed again when their keys and values are found: logits of
+// the last known token are needed, and those of a text that is still to be scored.
+inline int32_t reusable_positions(const Sequence& sequence, const SequenceGroup& group) {
+  return group.text_rows_done < group.text_rows() ? group.text_rows_done
+                                                  : known_positions(sequence, group) - 1;
+}
 
 }  // namespace exact

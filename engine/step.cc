@@ -1,10 +1,9 @@
-// step.cc owns one step of the engine: plan, run, apply. Before apply nothing has changed but the
-// pages that the plan moved.
+// step.cc owns the order of one step of the engine, and its plan: who runs, with which pages.
+// Before the outcomes are applied nothing has changed but who runs and where pages are.
 #include <algorithm>
 #include <string>
 
 #include "engine/engine_impl.h"
-#include "engine/sampling.h"
 
 namespace exact {
 
@@ -14,8 +13,9 @@ Result<StepReport> Engine::Impl::step() {
   early_ = {};
   apply_pending_update(report);
   plan();
-  if (plan_.chunks.empty()) return report;
-  apply_plan(report);
+  is_stalled_ = plan_.chunks.empty();
+  if (is_stalled_) return report;
+  move_sequences(report);
   gather_inputs(report);
   run();
   if (Status status = backend_.finish(); !status.is_ok()) {
@@ -25,180 +25,214 @@ Result<StepReport> Engine::Impl::step() {
   apply_outcomes(report);
   steps_++;
 #ifdef EXACT_CHECK_INTEGRITY
-  EXACT_CHECK(pages_.check_integrity().is_ok(), "the page pool is broken");
+  const Status integrity = check_integrity();
+  EXACT_CHECK(integrity.is_ok(), integrity.message().c_str());
 #endif
   return report;
 }
 
 void Engine::Impl::plan() {
-  const auto state_of = [this](const Sequence* sequence) {
-    return SequenceState{sequence->id, sequence->computed, sequence->known(),
-                         static_cast<int32_t>(pages_.pages(sequence->id).size())};
-  };
-  running_states_.clear();
-  for (const Sequence* sequence : running_) running_states_.push_back(state_of(sequence));
-  // More than max_running can't be admitted. While an update waits, only sequences that have begun
-  // on the old version may come back.
-  waiting_states_.clear();
-  const bool closed = update_pending_ && pending_policy_ == UpdatePolicy::wait;
-  for (const Sequence* sequence : waiting_) {
-    if (static_cast<int32_t>(waiting_states_.size()) >= limits_.max_running) break;
-    if (closed && !sequence->started) break;
-    waiting_states_.push_back(state_of(sequence));
-  }
-  plan_step({running_states_, waiting_states_, pages_.free_pages(), false}, scheduler_limits_,
-            plan_);
-  EXACT_CHECK(!plan_.chunks.empty() || (running_states_.empty() && waiting_states_.empty()),
+  list_running();
+  list_waiting();
+  plan_step(
+      {running_states_, waiting_states_, pages_.holders(), pages_.available(), swap_.free_count()},
+      scheduler_limits_, plan_);
+  const bool all_wait =
+      std::ranges::all_of(running_states_, [](const SequenceState& state) { return state.waits; });
+  EXACT_CHECK(!plan_.chunks.empty() || (all_wait && waiting_states_.empty()),
               "a plan without progress");
 }
 
-void Engine::Impl::apply_plan(StepReport& report) {
-  for (const SequenceId id : plan_.preempt) {
-    Sequence* sequence = sequences_.at(id).get();
-    pages_.release(id);
-    sequence->forget_kv();
-    std::erase(running_, sequence);
-    waiting_.push_front(sequence);
+void Engine::Impl::list_running() {
+  running_states_.clear();
+  for (const SequenceId id : running_) {
+    const Sequence& running = sequence(id);
+    const SequenceGroup& group = group_of(running);
+    SequenceState& state = running_states_.emplace_back();
+    state.id = id;
+    state.computed = running.computed;
+    state.known = known_positions(running, group);
+    state.priority = group.params.priority;
+    state.waits = running.wants_mask;
+    state.pages = running.kv.pages;
+  }
+}
+
+// As many as could be admitted, no more: looking for their texts in the cache takes time.
+void Engine::Impl::list_waiting() {
+  waiting_states_.clear();
+  const auto places = static_cast<size_t>(limits_.max_running) - running_.size();
+  const bool all_wait =
+      std::ranges::all_of(running_states_, [](const SequenceState& state) { return state.waits; });
+  int64_t rows = 0;
+  for (const WaitingQueue::Place& place : waiting_.places()) {
+    const size_t count = waiting_states_.size();
+    const bool can_preempt =
+        !running_.empty() && running_states_.back().priority < -place.falling_priority;
+    const bool can_enter = count < places || can_preempt || (all_wait && count == 0);
+    if (!can_enter || rows >= limits_.max_step_tokens ||
+        count >= static_cast<size_t>(limits_.max_running)) {
+      break;
+    }
+    const Sequence& waiting = sequence(place.sequence);
+    if (admits_started_only() && !waiting.started) continue;
+    const SequenceGroup& group = group_of(waiting);
+    if (found_pages_.size() <= count) found_pages_.emplace_back();
+    std::vector<int32_t>& found = found_pages_[count];
+    found.clear();
+    SequenceState& state = waiting_states_.emplace_back();
+    state.id = waiting.id;
+    state.known = known_positions(waiting, group);
+    state.priority = group.params.priority;
+    state.swapped = !waiting.swapped.empty();
+    if (!state.swapped) {
+      pages_.find(
+          std::span(waiting.tokens).first(static_cast<size_t>(reusable_positions(waiting, group))),
+          found);
+    }
+    state.computed =
+        state.swapped ? waiting.computed : static_cast<int32_t>(found.size()) * pages_.page_size();
+    state.pages = found;
+    rows += state.known - state.computed;
+  }
+}
+
+void Engine::Impl::move_sequences(StepReport& report) {
+  for (const Preemption& preemption : plan_.preempt) preempt(preemption, report);
+  if (!plan_.preempt.empty()) {
+    std::erase_if(running_,
+                  [this](SequenceId id) { return sequence(id).place != SequencePlace::running; });
+  }
+  // Pages that were found get their holder before anybody takes one.
+  for (int32_t i = 0; i < plan_.admit_count; i++) admit(static_cast<size_t>(i), report);
+  for (int32_t i = 0; i < plan_.admit_count; i++) {
+    Sequence& admitted = sequence(waiting_states_[static_cast<size_t>(i)].id);
+    if (admitted.swapped.empty()) continue;
+    swap_in(admitted);
+    report.swapped_in++;
+  }
+  if (plan_.admit_count > 0) sort_running();
+  give_pages();
+}
+
+void Engine::Impl::preempt(const Preemption& preemption, StepReport& report) {
+  Sequence& preempted = sequence(preemption.id);
+  if (preemption.swap) {
+    swap_out(preempted);
+    report.swapped_out++;
+  } else {
+    preempted.computed = 0;
     report.preempted++;
   }
-  for (int32_t i = 0; i < plan_.admit_count; i++) {
-    running_.push_back(waiting_.front());
-    waiting_.front()->started = true;
-    waiting_.pop_front();
+  pages_.release(preempted.kv);
+  queue_or_park(preempted);
+}
+
+void Engine::Impl::admit(size_t candidate, StepReport& report) {
+  const SequenceState& state = waiting_states_[candidate];
+  Sequence& admitted = sequence(state.id);
+  waiting_.admitted(admitted.queue);
+  start(admitted);
+  if (state.swapped) return;
+  pages_.adopt(state.pages, admitted.kv);
+  admitted.computed = state.computed;
+  report.reused_rows += state.computed;
+}
+
+// Takes the memory that it needs for its whole life, so that no later step does.
+void Engine::Impl::start(Sequence& sequence) {
+  sequence.place = SequencePlace::running;
+  running_.push_back(sequence.id);
+  if (!sequence.started) {
+    sequence.started = true;
+    sequence.age = next_age_++;
   }
+  const SequenceGroup& group = group_of(sequence);
+  const auto most = static_cast<size_t>(group.max_new_tokens);
+  const int32_t positions = group.prompt_size + group.max_new_tokens;
+  sequence.tokens.reserve(static_cast<size_t>(positions));
+  sequence.kv.pages.reserve(static_cast<size_t>(pages_.pages_for(positions)));
+  sequence.logprobs.reserve(most);
+  sequence.processed_logprobs.reserve(most);
+  const ReportParams& report = group.params.report;
+  if (report.entropy) sequence.entropies.reserve(most);
+  if (report.kept_set) sequence.kept_counts.reserve(most);
+  sequence.top_ids.reserve(most * static_cast<size_t>(report.top_logprobs));
+  sequence.top_logprobs.reserve(most * static_cast<size_t>(report.top_logprobs));
+}
+
+void Engine::Impl::sort_running() {
+  const auto is_before = [this](SequenceId a, SequenceId b) {
+    const Sequence &first = sequence(a), &second = sequence(b);
+    const int32_t high = group_of(first).params.priority, low = group_of(second).params.priority;
+    return high != low ? high > low : first.age < second.age;
+  };
+  if (!std::ranges::is_sorted(running_, is_before)) std::ranges::sort(running_, is_before);
+}
+
+// The backend does as it is told in order: pages go out before others write them.
+void Engine::Impl::swap_out(Sequence& sequence) {
+  const int32_t count = pages_.pages_for(sequence.computed);
+  swap_.take(count, sequence.swapped);
+  for (size_t i = 0; i < static_cast<size_t>(count); i++) {
+    backend_.save_pages(cache_, std::span(sequence.kv.pages).subspan(i, 1),
+                        swap_.slot(sequence.swapped[i]));
+  }
+}
+
+void Engine::Impl::swap_in(Sequence& sequence) {
+  pages_.grow(sequence.kv, sequence.computed);
+  for (size_t i = 0; i < sequence.swapped.size(); i++) {
+    backend_.load_pages(cache_, std::span(sequence.kv.pages).subspan(i, 1),
+                        swap_.slot(sequence.swapped[i]));
+  }
+  swap_.release(sequence.swapped);
+}
+
+void Engine::Impl::give_pages() {
+  copies_from_.clear(), copies_to_.clear();
   for (const PlannedChunk& chunk : plan_.chunks) {
-    pages_.reserve(chunk.id, chunk.first_position + chunk.row_count);
+    Sequence& planned = sequence(chunk.id);
+    const bool mid_page = chunk.first_position % pages_.page_size() != 0;
+    if (mid_page && pages_.is_shared(planned.kv, chunk.first_position)) {
+      const PageCopy copy = pages_.unshare(planned.kv, chunk.first_position);
+      copies_from_.push_back(copy.from);
+      copies_to_.push_back(copy.to);
+    }
+    pages_.grow(planned.kv, chunk.first_position + chunk.row_count);
   }
+  if (copies_to_.empty()) return;
+  backend_.copy_pages(cache_, copies_from_, copies_to_);
+  pages_copied_ += copies_to_.size();
 }
 
-void Engine::Impl::gather_inputs(StepReport& report) {
-  ids_.clear(), positions_.clear(), chunks_.clear();
-  logit_rows_.clear(), sampled_.clear(), sample_rows_.clear();
-  scored_.clear(), score_targets_.clear();
-  for (const PlannedChunk& planned : plan_.chunks) {
-    Sequence& sequence = *sequences_.at(planned.id);
-    const auto first_row = static_cast<int64_t>(ids_.size());
-    const int32_t end = planned.first_position + planned.row_count;
-    EXACT_CHECK(planned.first_position == sequence.computed && end <= sequence.known(),
-                "a chunk that does not continue its sequence");
-    for (int32_t position = planned.first_position; position < end; position++) {
-      ids_.push_back(sequence.tokens[static_cast<size_t>(position)]);
-      positions_.push_back(position);
-    }
-    chunks_.push_back(
-        {first_row, planned.row_count, planned.first_position, pages_.pages(planned.id)});
-    const bool decoding = planned.row_count == 1 && planned.first_position >= sequence.prompt_size;
-    (decoding ? report.decode_rows : report.prefill_rows) += planned.row_count;
-    if (!sequence.is_score && end == sequence.known()) {
-      sampled_.push_back(&sequence);
-      sample_rows_.push_back(sample_row(sequence.sampling,
-                                        static_cast<uint32_t>(sequence.sample_index), end,
-                                        static_cast<int64_t>(sample_rows_.size())));
-      logit_rows_.push_back(first_row + planned.row_count - 1);
-    }
-  }
-  // Rows to score come after rows to sample, so that each kind is one block of logits.
-  for (size_t c = 0; c < plan_.chunks.size(); c++) {
-    const PlannedChunk& planned = plan_.chunks[c];
-    Sequence& sequence = *sequences_.at(planned.id);
-    if (!sequence.is_score) continue;
-    for (int32_t i = 0; i < planned.row_count; i++) {
-      const int32_t position = planned.first_position + i;
-      scored_.push_back({&sequence, position});
-      score_targets_.push_back(sequence.tokens[static_cast<size_t>(position) + 1]);
-      logit_rows_.push_back(chunks_[c].first_row + i);
+Status Engine::Impl::check_integrity() const {
+  std::vector<const PageList*> lists;
+  std::vector<const std::vector<int32_t>*> swapped;
+  size_t running = 0;
+  for (int32_t slot = 0; slot < sequences_.end(); slot++) {
+    if (!sequences_.has(slot)) continue;
+    const Sequence& sequence = sequences_[slot];
+    lists.push_back(&sequence.kv);
+    swapped.push_back(&sequence.swapped);
+    running += sequence.place == SequencePlace::running;
+    const bool runs = sequence.place == SequencePlace::running;
+    const int32_t pages = runs ? pages_.pages_for(sequence.computed) : 0;
+    const auto held = static_cast<int32_t>(sequence.kv.pages.size());
+    const auto out = static_cast<int32_t>(sequence.swapped.size());
+    const bool is_queued =
+        sequence.place == SequencePlace::queued && waiting_.places().contains(sequence.queue);
+    if (held != pages || (out > 0 && (runs || out != pages_.pages_for(sequence.computed))) ||
+        (sequence.place == SequencePlace::queued) != is_queued) {
+      return Status(Code::corrupt, "sequence " + std::to_string(slot) + " holds " +
+                                       std::to_string(held) + " pages and " + std::to_string(out) +
+                                       " swap slots for " + std::to_string(sequence.computed) +
+                                       " positions");
     }
   }
-  outcomes_.assign(sample_rows_.size(), {});
-  score_logprobs_.assign(score_targets_.size(), 0.0f);
-}
-
-void Engine::Impl::run() {
-  const ModelWeights& weights = live_->weights();
-  model_->forward(weights, {ids_, positions_, chunks_}, cache_);
-  if (logit_rows_.empty()) return;
-  const TensorView logits = model_->logits(weights, logit_rows_);
-  const auto samples = static_cast<int64_t>(sample_rows_.size());
-  const auto scores = static_cast<int64_t>(score_targets_.size());
-  if (samples > 0) backend_.sample(logits.slice_rows(0, samples), sample_rows_, outcomes_);
-  if (scores > 0) {
-    backend_.target_logprobs(logits.slice_rows(samples, scores), score_targets_, score_logprobs_);
-  }
-  last_logits_ = logits.slice_rows(samples + scores - 1, 1);
-}
-
-void Engine::Impl::apply_outcomes(StepReport& report) {
-  for (const PlannedChunk& chunk : plan_.chunks) {
-    sequences_.at(chunk.id)->computed += chunk.row_count;
-  }
-  for (size_t i = 0; i < scored_.size(); i++) {
-    scored_[i].sequence->logprobs[static_cast<size_t>(scored_[i].position)] = score_logprobs_[i];
-  }
-  for (size_t i = 0; i < sampled_.size(); i++) append_token(*sampled_[i], outcomes_[i], report);
-  finish_scores(report);
-}
-
-void Engine::Impl::append_token(Sequence& sequence, const SampleOutcome& outcome,
-                                StepReport& report) {
-  if (outcome.token < 0) {
-    return finish(sequence, FinishReason::error,
-                  Status(Code::device, "a logit at position " + std::to_string(sequence.known()) +
-                                           " is NaN or infinite: the weights of version " +
-                                           std::to_string(version_.value) + " overflow here"),
-                  report);
-  }
-  if (sequence.versions.empty() || sequence.versions.back().version != version_) {
-    sequence.versions.push_back({sequence.generated(), version_, live_digest_});
-  }
-  sequence.tokens.push_back(outcome.token);
-  sequence.logprobs.push_back(outcome.logprob);
-  sequence.processed_logprobs.push_back(outcome.processed_logprob);
-  tokens_generated_++;
-  const bool stopped = std::find(sequence.stop_ids.begin(), sequence.stop_ids.end(),
-                                 outcome.token) != sequence.stop_ids.end();
-  if (stopped) {
-    finish(sequence, FinishReason::stop, Status(), report);
-  } else if (sequence.generated() >= sequence.max_new_tokens) {
-    finish(sequence, FinishReason::length, Status(), report);
-  }
-}
-
-void Engine::Impl::finish_scores(StepReport& report) {
-  for (const PlannedChunk& chunk : plan_.chunks) {
-    const auto found = sequences_.find(chunk.id);
-    if (found == sequences_.end() || !found->second->is_score) continue;
-    Sequence& sequence = *found->second;
-    if (sequence.computed < sequence.known()) continue;
-    const auto bad = std::find_if(sequence.logprobs.begin(), sequence.logprobs.end(),
-                                  [](float value) { return value != value; });
-    Status error;
-    if (bad != sequence.logprobs.end()) {
-      error = Status(Code::device, "a logit at position " +
-                                       std::to_string(bad - sequence.logprobs.begin()) +
-                                       " is NaN or infinite: these weights overflow here");
-    }
-    finish(sequence, FinishReason::length, std::move(error), report);
-  }
-}
-
-EngineStatus Engine::Impl::status() const {
-  EngineStatus status;
-  status.running = static_cast<int32_t>(running_.size());
-  status.waiting = static_cast<int32_t>(waiting_.size());
-  status.pages_free = pages_.free_pages();
-  status.pages_total = pages_.page_count();
-  status.version = version_;
-  status.weights_digest = live_digest_;
-  status.steps = steps_;
-  status.tokens_generated = tokens_generated_;
-  return status;
-}
-
-uint64_t Engine::Impl::last_logits_hash() const {
-  if (last_logits_.data == nullptr || failed_) return 0;
-  std::vector<std::byte> row(static_cast<size_t>(last_logits_.columns) * 2);
-  backend_.download(row, last_logits_);
-  return backend_.finish().is_ok() ? digest64(row) : 0;
+  if (running != running_.size()) return Status(Code::corrupt, "the batch is miscounted");
+  EXACT_RETURN_IF_ERROR(swap_.check_integrity(swapped));
+  return pages_.check_integrity(lists);
 }
 
 }  // namespace exact

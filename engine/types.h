@@ -14,9 +14,9 @@ struct StrongId {
   friend auto operator<=>(const StrongId&, const StrongId&) = default;
 };
 
-using RequestId = StrongId<struct RequestTag, uint64_t>;      // chosen by whoever submits
-using SequenceId = StrongId<struct SequenceTag, uint64_t>;    // one sample, or one text to score
-using PageId = StrongId<struct PageTag, int32_t>;             // a page of the KV cache
+using RequestId = StrongId<struct RequestTag, uint64_t>;  // chosen by whoever submits
+// One sample, or one text to score: its place in the engine's table, reused when it has ended.
+using SequenceId = StrongId<struct SequenceTag, int32_t>;
 using WeightVersion = StrongId<struct VersionTag, uint64_t>;  // of the live weights, from 1
 
 }  // namespace exact

@@ -1,5 +1,6 @@
 // update.cc owns the engine's side of a weight update: a staging slot beside the live one, and the
 // moment between two steps when they change places.
+#include <algorithm>
 #include <string>
 
 #include "engine/engine_impl.h"
@@ -32,39 +33,60 @@ Status Engine::Impl::commit_update(WeightVersion version, UpdatePolicy policy) {
                   "policy is unknown; it must be wait (0), recompute (1) or abort (2)");
   }
   update_pending_ = true;
+  is_stalled_ = false;
   pending_version_ = version;
   pending_policy_ = policy;
   return {};
 }
 
+// Preempted sequences have begun on the old version too.
+bool Engine::Impl::any_started() const {
+  for (int32_t slot = 0; slot < sequences_.end(); slot++) {
+    if (sequences_.has(slot) && sequences_[slot].started) return true;
+  }
+  return false;
+}
+
 void Engine::Impl::apply_pending_update(StepReport& report) {
   if (!update_pending_) return;
   switch (pending_policy_) {
-    case UpdatePolicy::wait: {
-      // Preempted sequences have begun on the old version and finish on it too.
-      const bool begun_waits = !waiting_.empty() && waiting_.front()->started;
-      if (!running_.empty() || begun_waits) return;
+    case UpdatePolicy::wait:
+      if (any_started()) return;
       break;
-    }
     case UpdatePolicy::recompute:
-      for (Sequence* sequence : running_) {
-        pages_.release(sequence->id);
-        sequence->forget_kv();
-      }
       break;
     case UpdatePolicy::abort:
-      while (!waiting_.empty() && waiting_.front()->started) {
-        finish(*waiting_.front(), FinishReason::aborted,
-               Status(Code::cancelled, "ended by a weight update with policy abort"), report);
+      for (int32_t slot = 0; slot < groups_.end(); slot++) {
+        if (!groups_.has(slot)) continue;
+        const auto has_started = [&](SequenceId id) {
+          return id.value >= 0 && sequence(id).started;
+        };
+        // A sample that waits for its leader's prompt has begun with it.
+        if (std::ranges::none_of(groups_[slot].members, has_started)) continue;
+        end_group(groups_[slot], FinishReason::aborted,
+                  Status(Code::cancelled, "ended by a weight update with policy abort"), report);
       }
-      while (!running_.empty()) {
-        finish(*running_.front(), FinishReason::aborted,
-               Status(Code::cancelled, "ended by a weight update with policy abort"), report);
-      }
+      sweep();
       break;
   }
+  forget_all_kv();
   make_live();
   report.committed = version_;
+}
+
+// Nothing that the old weights computed is read again: not by those that go on, nor out of the
+// prefix index, nor from host memory.
+void Engine::Impl::forget_all_kv() {
+  for (int32_t slot = 0; slot < sequences_.end(); slot++) {
+    if (!sequences_.has(slot)) continue;
+    Sequence& sequence = sequences_[slot];
+    pages_.release(sequence.kv);
+    swap_.release(sequence.swapped);
+    sequence.computed = 0;
+    // A text is scored by one version, a prompt by that of its samples' first tokens.
+    if (sequence.versions.empty()) group_of(sequence).text_rows_done = 0;
+  }
+  pages_.forget_texts();
 }
 
 void Engine::Impl::make_live() {

@@ -88,12 +88,13 @@ struct SampleDetail {
   float repetition_penalty = 1.0f;
   float presence_penalty = 0.0f;
   float frequency_penalty = 0.0f;
-  std::span<const LogitEdit> edits;   // ascending token, each once
-  std::span<const uint32_t> allowed;  // bit i % 32 of word i / 32: token i may be drawn; empty: all
-  int32_t forced_token = -1;          // taken instead of the drawn one; -1: none
-  // Filled by the backend where they are not empty.
-  std::span<int32_t> top_ids;                // K: the likeliest by the raw logits, equals by id
-  std::span<float> top_logprobs;             // K: raw
+  std::span<const LogitEdit> edits = {};  // ascending token, each once
+  // Bit i % 32 of word i / 32: token i may be drawn; empty: all.
+  std::span<const uint32_t> allowed = {};
+  int32_t forced_token = -1;  // taken instead of the drawn one; -1: none
+  // Filled by the backend where they are not empty. K is at most 64, and V.
+  std::span<int32_t> top_ids = {};           // K: the likeliest by the raw logits, equals by id
+  std::span<float> top_logprobs = {};        // K: raw
   std::vector<int32_t>* kept_ids = nullptr;  // ascending: what could have been drawn
   float* entropy = nullptr;                  // -(exp(lp) * lp).sum(-1), lp raw
 };
@@ -113,7 +114,10 @@ struct SampleRow {
 };
 
 struct SampleOutcome {
-  int32_t token = -1;           // -1: a logit was NaN or infinite; nothing was drawn
+  // -1: a logit was NaN or infinite, before or after its edits, or no token is allowed; nothing was
+  // drawn, and nothing is reported: ids are -1, log-probabilities and the entropy NaN, no id is
+  // kept.
+  int32_t token = -1;
   float logprob = 0;            // raw: log_softmax(logits.float())[token]
   float processed_logprob = 0;  // of the distribution that was drawn from, renormalised
 };

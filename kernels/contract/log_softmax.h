@@ -102,4 +102,10 @@ EXACT_HD float log_softmax_value(float x, const LogSoftmaxRow& row) {
   return (x - row.max) - row.log_sum;
 }
 
+// The same where `max` may be the other zero than the largest of the row: of both zeros one may
+// have been dropped. Where x is the largest, x - max is +0.
+EXACT_HD float log_softmax_value_of_kept(float x, const LogSoftmaxRow& row) {
+  return (x == row.max ? 0.0f : x - row.max) - row.log_sum;
+}
+
 }  // namespace exact::contract

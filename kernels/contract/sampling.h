@@ -5,8 +5,11 @@
 //   order = z descending, then id ascending
 //   w_i   = floor(exp(z_i - z_max) * 2^40)
 //   top-k keeps the first k of the order; top-p the shortest prefix of the kept whose weight
-//   reaches ceil(top_p * total), and at least one; min-p those with w_i >= min_p * w_max draw  = in
-//   ascending id, the first kept token whose running weight exceeds random * total / 2^64
+//   reaches ceil(top_p * total), and at least one; min-p those with w_i >= min_p * w_max
+//   draw  = in ascending id, the first kept token whose running weight exceeds
+//   random * total / 2^64
+//
+// What is done to x_i before, and which tokens a mask drops: logit_edits.h.
 #pragma once
 
 #include <cstdint>

@@ -3,6 +3,7 @@
 #include "kernels/contract/log_softmax.h"
 #include "kernels/contract/philox.h"
 #include "kernels/contract/sampling.h"
+#include "kernels/cpu/detailed_sample.h"
 #include "kernels/cpu/token_filter.h"
 
 namespace exact::cpu {
@@ -24,10 +25,6 @@ struct RowScratch {
   }
 };
 
-bool has_filter(const SampleRow& row) {
-  return row.top_k > 0 || row.top_p < 1.0f || row.min_p > 0.0f;
-}
-
 float logprob(const CpuContext& context, const uint16_t* logits, int64_t count, float largest,
               int64_t token) {
   const float sum = context.rows.exp_sum(logits, count, 1.0f, largest, nullptr);
@@ -39,18 +36,6 @@ int32_t first_index_of(const uint16_t* logits, int64_t count, float value) {
     if (bf16_to_float(logits[i]) == value) return static_cast<int32_t>(i);
   }
   check_failed(__FILE__, __LINE__, "i < count", "the largest logit is one of the logits");
-}
-
-// In ascending id, the first token whose running weight exceeds the target.
-int32_t find_token(const float* terms, int64_t count, const uint64_t* block_sums, uint64_t target) {
-  uint64_t running = 0;
-  int64_t block = 0;
-  while (running + block_sums[block] <= target) running += block_sums[block++];
-  for (int64_t i = block * kWeightBlock; i < count; i++) {
-    running += static_cast<uint64_t>(terms[i] * 0x1p40f);
-    if (running > target) return static_cast<int32_t>(i);
-  }
-  check_failed(__FILE__, __LINE__, "running > target", "the target lies below the total weight");
 }
 
 SampleOutcome sample_row(const CpuContext& context, const uint16_t* logits, int64_t count,
@@ -80,7 +65,7 @@ SampleOutcome sample_row(const CpuContext& context, const uint16_t* logits, int6
   SampleOutcome outcome;
   outcome.token = token;
   outcome.processed_logprob =
-      contract::log_softmax_value(x * factor, {largest, contract::log(kept_sum)});
+      contract::log_softmax_value_of_kept(x * factor, {largest, contract::log(kept_sum)});
   outcome.logprob = factor == 1.0f
                         ? contract::log_softmax_value(x, {largest, contract::log(full_sum)})
                         : logprob(context, logits, count, largest_raw, token);
@@ -104,14 +89,19 @@ Status target_logprobs(CpuContext& context, const TensorView& logits,
 
 Status sample(CpuContext& context, const TensorView& logits, std::span<const SampleRow> rows,
               std::span<SampleOutcome> outcomes) {
-  bool filters = false;
-  for (const SampleRow& row : rows) filters = filters || has_filter(row);
-  EXACT_RETURN_IF_ERROR(
-      context.reserve_thread_scratch(RowScratch(nullptr, logits.columns, filters).bytes));
+  bool filters = false, details = false;
+  for (const SampleRow& row : rows) {
+    filters = filters || has_filter(row);
+    details = details || row.detail != nullptr;
+  }
+  const size_t bytes = details ? detailed_sample_scratch(logits.columns)
+                               : RowScratch(nullptr, logits.columns, filters).bytes;
+  EXACT_RETURN_IF_ERROR(context.reserve_thread_scratch(bytes));
   context.pool.run(static_cast<int64_t>(rows.size()), [&](int64_t r, int thread) {
     const SampleRow& row = rows[static_cast<size_t>(r)];
-    outcomes[static_cast<size_t>(r)] = sample_row(context, logits.row<const uint16_t>(row.row),
-                                                  logits.columns, row, context.scratch_of(thread));
+    const auto draw = row.detail == nullptr ? sample_row : detailed_sample;
+    outcomes[static_cast<size_t>(r)] = draw(context, logits.row<const uint16_t>(row.row),
+                                            logits.columns, row, context.scratch_of(thread));
   });
   return {};
 }

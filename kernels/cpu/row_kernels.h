@@ -46,6 +46,15 @@ struct RowKernels {
   float (*sum_terms)(const float* terms, int64_t count);
   // Rule N9: the integer weights of a row's terms, summed a block of kWeightBlock at a time.
   uint64_t (*weigh_terms)(const float* terms, int64_t count, uint64_t* block_sums);
+  // Rule N9, of a row that is edited in fp32. x = logits
+  void (*widen)(const uint16_t* logits, int64_t count, float* x);
+  // x = x * factor, or -inf where the mask (null: none) lacks the token; the largest of them, -inf
+  // when there is none. False when one that is allowed is not finite.
+  bool (*temper)(float* x, int64_t count, float factor, const uint32_t* mask, float* largest);
+  // exp_sum over z as it is, where -inf is a dropped token.
+  float (*exp_terms)(const float* z, int64_t count, float largest, float* terms);
+  // -(sum of exp(lp) * lp), lp = (logit - largest) - log_sum, in the order of rule N3.
+  float (*entropy)(const uint16_t* logits, int64_t count, float largest, float log_sum);
 };
 
 inline constexpr int64_t kMaxHeadWidth = 256;

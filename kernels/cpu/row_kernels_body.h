@@ -16,17 +16,9 @@ inline void add_squares(const uint16_t* x, int64_t count, float* sums) {
   }
 }
 
-inline float mean_square(const uint16_t* x, int64_t width) {
-  const contract::RowSumOrder order = contract::row_sum_order(width, contract::kManyRows);
-  // Grouped: accumulator j of thread t is [4 t + j]. Else accumulator j of thread t is [T j + t].
-  float sums[4 * contract::kMaxRowThreads] = {};
+// Grouped: accumulator j of thread t is [4 t + j]. Else accumulator j of thread t is [T j + t].
+inline float total_of(const contract::RowSumOrder& order, const float* sums) {
   float threads[contract::kMaxRowThreads];
-  const int64_t round = order.grouped ? 4 * order.threads : order.threads;
-  for (int64_t i = 0; i < width; i += round) {
-    const int64_t count = width - i < round ? width - i : round;
-    const int64_t turn = order.grouped ? 0 : i / round % 4;
-    add_squares(x + i, count, sums + turn * round);
-  }
   const int64_t thread_step = order.grouped ? 4 : 1;
   const int64_t turn_step = order.grouped ? 1 : order.threads;
   for (int t = 0; t < order.threads; t++) {
@@ -36,8 +28,19 @@ inline float mean_square(const uint16_t* x, int64_t width) {
   for (int warp = 0; warp < order.threads; warp += order.warp_width) {
     contract::halve(threads + warp, order.warp_width, 1);
   }
-  return contract::halve(threads, order.threads / order.warp_width, order.warp_width) *
-         (1.0f / static_cast<float>(width));
+  return contract::halve(threads, order.threads / order.warp_width, order.warp_width);
+}
+
+inline float mean_square(const uint16_t* x, int64_t width) {
+  const contract::RowSumOrder order = contract::row_sum_order(width, contract::kManyRows);
+  float sums[4 * contract::kMaxRowThreads] = {};
+  const int64_t round = order.grouped ? 4 * order.threads : order.threads;
+  for (int64_t i = 0; i < width; i += round) {
+    const int64_t count = width - i < round ? width - i : round;
+    const int64_t turn = order.grouped ? 0 : i / round % 4;
+    add_squares(x + i, count, sums + turn * round);
+  }
+  return total_of(order, sums) * (1.0f / static_cast<float>(width));
 }
 
 inline float fused_mean_square(const uint16_t* x, int64_t width) {
@@ -251,4 +254,63 @@ uint64_t weigh_terms(const float* terms, int64_t count, uint64_t* block_sums) {
     total += sum;
   }
   return total;
+}
+
+// ---- rule N9: rows that are edited and reported
+
+void widen(const uint16_t* logits, int64_t count, float* x) {
+  for (int64_t i = 0; i < count; i++) x[i] = bf16_to_float(logits[i]);
+}
+
+bool temper(float* x, int64_t count, float factor, const uint32_t* mask, float* largest) {
+  constexpr uint32_t kMinusInfinityBits = 0xff800000u;
+  float best[32];
+  uint32_t bad[32] = {};
+  for (int j = 0; j < 32; j++) best[j] = float_from_bits(kMinusInfinityBits);
+  for (int64_t i = 0; i < count; i += 32) {
+    const uint32_t allowed = mask == nullptr ? ~0u : mask[i / 32];
+    const int64_t lanes = count - i < 32 ? count - i : 32;
+    for (int64_t j = 0; j < lanes; j++) {
+      const uint32_t keep = 0u - (allowed >> j & 1u);
+      const uint32_t scaled = float_bits(x[i + j] * factor);
+      bad[j] |= static_cast<uint32_t>((scaled & keep & 0x7f800000u) == 0x7f800000u);
+      const float z = float_from_bits((scaled & keep) | (kMinusInfinityBits & ~keep));
+      best[j] = z > best[j] ? z : best[j];
+      x[i + j] = z;
+    }
+  }
+  float result = best[0];
+  uint32_t any = bad[0];
+  for (int j = 1; j < 32; j++) {
+    result = best[j] > result ? best[j] : result;
+    any |= bad[j];
+  }
+  *largest = result;
+  return any == 0;
+}
+
+float exp_terms(const float* z, int64_t count, float largest, float* terms) {
+  for (int64_t i = 0; i < count; i++) terms[i] = contract::exp(z[i] - largest);
+  return sum_terms(terms, count);
+}
+
+// exp(lp) * lp of elements [begin, begin + count) added to sums[0], sums[1], ...
+inline void add_entropy_terms(const uint16_t* logits, int64_t count, float largest, float log_sum,
+                              float* sums) {
+  for (int64_t i = 0; i < count; i++) {
+    const float logprob = contract::log_softmax_value(bf16_to_float(logits[i]), {largest, log_sum});
+    sums[i] = sums[i] + contract::exp(logprob) * logprob;
+  }
+}
+
+float entropy(const uint16_t* logits, int64_t count, float largest, float log_sum) {
+  const contract::RowSumOrder order = contract::row_sum_order(count, contract::kManyRows);
+  float sums[4 * contract::kMaxRowThreads] = {};
+  const int64_t round = order.grouped ? 4 * order.threads : order.threads;
+  for (int64_t i = 0; i < count; i += round) {
+    const int64_t turn = order.grouped ? 0 : i / round % 4;
+    add_entropy_terms(logits + i, count - i < round ? count - i : round, largest, log_sum,
+                      sums + turn * round);
+  }
+  return contract::canonical_nan(-total_of(order, sums));
 }

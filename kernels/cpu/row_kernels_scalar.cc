@@ -8,6 +8,7 @@ namespace {
 
 const RowKernels kScalarRows = {rms_norm,      rotate_head,   silu_mul,  add,
                                 finish_linear, softmax_block, scale,     finish_attention,
-                                largest_logit, exp_sum,       sum_terms, weigh_terms};
+                                largest_logit, exp_sum,       sum_terms, weigh_terms,
+                                widen,         temper,        exp_terms, entropy};
 
 }  // namespace exact::cpu

@@ -69,10 +69,15 @@ std::vector<float> log_softmax(std::span<const float> row, int64_t row_index = 0
 // Rule N7. log_softmax(logits.float())[target]; NaN where a logit is NaN or infinite.
 float target_logprob(std::span<const uint16_t> logits, int32_t target);
 
-// Rules N7, N8, N9 on one row of logits; `row.row` is not read.
+// -(exp(lp) * lp).sum(-1) of one row of log-probabilities; a NaN is 0x7fffffff. `tensor_rows` is
+// how many rows PyTorch's tensor had: from 16 on it changes nothing.
+float entropy(std::span<const float> logprobs, int64_t tensor_rows = 16);
+
+// Rules N7, N8, N9 on one row of logits, with what row.detail asks for; `row.row` is not read.
 SampleOutcome sample(std::span<const uint16_t> logits, const SampleRow& row);
 
-// Rule N9: which tokens top-k, top-p and min-p keep, of z = logits / T; all finite.
+// Rule N9: which tokens top-k, top-p and min-p keep, of z = logits / T: finite, or -inf for a token
+// that a mask dropped. One is finite at least.
 std::vector<bool> kept_tokens(std::span<const float> z, const SampleRow& row);
 
 }  // namespace exact::reference

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <vector>
 
 namespace exact {
@@ -20,30 +21,58 @@ class SchedulerTest : public testing::Test {
   void waiting(int32_t known) { add(waiting_, 0, known); }
 
   const StepPlan& plan() {
-    plan_step({running_, waiting_, free_pages_, closed_}, limits_, plan_);
+    plan_step({running_, waiting_, holders_, free_pages_, free_swap_pages_}, limits_, plan_);
     return plan_;
   }
-  static PlannedChunk chunk(uint64_t id, int32_t first_position, int32_t row_count) {
+  static PlannedChunk chunk(int32_t id, int32_t first_position, int32_t row_count) {
     return {SequenceId{id}, first_position, row_count};
   }
-  static std::vector<SequenceId> ids(std::vector<uint64_t> values) {
-    std::vector<SequenceId> out;
-    for (const uint64_t value : values) out.push_back(SequenceId{value});
+  static std::vector<Preemption> ids(std::vector<int32_t> values, bool swap = false) {
+    std::vector<Preemption> out;
+    for (const int32_t value : values) out.push_back({SequenceId{value}, swap});
     return out;
+  }
+  // Sequence `id` holds pages of another one in place of its own.
+  void share(SequenceState& state, const SequenceState& with, size_t count) {
+    auto& pages = page_lists_[static_cast<size_t>(state.id.value - 1)];
+    for (size_t i = 0; i < count; i++) {
+      holders_[static_cast<size_t>(pages[i])]--;
+      pages[i] = with.pages[i];
+      holders_[static_cast<size_t>(pages[i])]++;
+    }
+  }
+  // Whole pages of its text were found; nobody holds them.
+  void found(SequenceState& state, int32_t count) {
+    auto& pages = page_lists_[static_cast<size_t>(state.id.value - 1)];
+    for (int32_t i = 0; i < count; i++) {
+      pages.push_back(static_cast<int32_t>(holders_.size()));
+      holders_.push_back(0);
+    }
+    state.computed = count * kPage;
+    state.pages = pages;
   }
   using Chunks = std::vector<PlannedChunk>;
 
   std::vector<SequenceState> running_, waiting_;
   SchedulerLimits limits_{.max_step_tokens = 64, .max_running = 8, .page_size = kPage};
-  int32_t free_pages_ = 100;
-  bool closed_ = false;
+  int32_t free_pages_ = 100, free_swap_pages_ = 0;
+  std::vector<int32_t> holders_;
+  std::deque<std::vector<int32_t>> page_lists_;  // of sequence 1, 2, ...
   StepPlan plan_;
 
  private:
   void add(std::vector<SequenceState>& where, int32_t computed, int32_t known) {
-    where.push_back({SequenceId{next_id_++}, computed, known, (computed + kPage - 1) / kPage});
+    auto& pages = page_lists_.emplace_back();
+    for (int32_t i = 0; i < (computed + kPage - 1) / kPage; i++) {
+      pages.push_back(static_cast<int32_t>(holders_.size()));
+      holders_.push_back(1);
+    }
+    SequenceState& state = where.emplace_back();
+    state.id = SequenceId{static_cast<int32_t>(page_lists_.size())};
+    state.computed = computed;
+    state.known = known;
+    state.pages = pages;
   }
-  uint64_t next_id_ = 1;
 };
 
 TEST_F(SchedulerTest, NothingToDoIsAnEmptyPlan) {
@@ -141,14 +170,6 @@ TEST_F(SchedulerTest, WithNobodyRunningAdmissionNeedsThePagesOfTheChunkAlone) {
   EXPECT_EQ(plan().admit_count, 1);
 }
 
-TEST_F(SchedulerTest, NobodyIsAdmittedWhileAdmissionIsClosed) {
-  decoding(5);
-  waiting(3);
-  closed_ = true;
-  EXPECT_EQ(plan().admit_count, 0);
-  EXPECT_EQ(plan().chunks, (Chunks{chunk(1, 5, 1)}));
-}
-
 TEST_F(SchedulerTest, TheYoungestIsPreemptedWhenADecodeRowNeedsAPage) {
   decoding(kPage);  // its page is full
   decoding(5);
@@ -194,7 +215,6 @@ TEST_F(SchedulerTest, TheYoungestPrefillIsCutToThePagesThatAreLeft) {
 
 TEST_F(SchedulerTest, ASequenceAloneIsNeverPreempted) {
   prefilling(kPage, 100);
-  waiting(5);
   free_pages_ = 0;
   EXPECT_TRUE(plan().preempt.empty());
   EXPECT_TRUE(plan().chunks.empty()) << "the pool can't hold it: nothing can be done here";
@@ -209,12 +229,6 @@ TEST_F(SchedulerTest, ASequenceWithoutRowsThisStepPreemptsNobody) {
   EXPECT_EQ(plan().chunks, (Chunks{chunk(3, 5, 1), chunk(1, 0, 63)}));
 }
 
-TEST_F(SchedulerTest, PagesHeldBeyondTheNeedAreUsedFirst) {
-  running_.push_back({SequenceId{1}, kPage, kPage + 1, 2});
-  free_pages_ = 0;
-  EXPECT_EQ(plan().chunks, (Chunks{chunk(1, kPage, 1)}));
-}
-
 TEST_F(SchedulerTest, SequencesThatLostTheirCacheInAnUpdatePrefillOldestFirst) {
   prefilling(0, 50);
   prefilling(0, 50);
@@ -222,10 +236,135 @@ TEST_F(SchedulerTest, SequencesThatLostTheirCacheInAnUpdatePrefillOldestFirst) {
   EXPECT_EQ(plan().chunks, (Chunks{chunk(1, 0, 50), chunk(2, 0, 14)}));
 }
 
+TEST_F(SchedulerTest, SharedPagesComeFreeWithTheirLastHolder) {
+  decoding(kPage);  // its page is full
+  decoding(2 * kPage + 1);
+  decoding(2 * kPage + 2);
+  share(running_[2], running_[1], 2);
+  free_pages_ = 0;
+  EXPECT_EQ(plan().preempt, ids({3})) << "its own third page is enough";
+  share(running_[2], running_[1], 3);
+  EXPECT_EQ(plan().preempt, ids({3, 2})) << "the first of the two frees nothing";
+}
+
+TEST_F(SchedulerTest, ARowInASharedPageNeedsACopyButForTheLastHolder) {
+  decoding(5);
+  decoding(5);
+  decoding(5);
+  share(running_[1], running_[0], 1);
+  share(running_[2], running_[0], 1);
+  free_pages_ = 2;
+  EXPECT_EQ(plan().chunks, (Chunks{chunk(1, 5, 1), chunk(2, 5, 1), chunk(3, 5, 1)}));
+  free_pages_ = 1;
+  EXPECT_EQ(plan().preempt, ids({3}));
+  EXPECT_EQ(plan_.chunks, (Chunks{chunk(1, 5, 1), chunk(2, 5, 1)}));
+}
+
+TEST_F(SchedulerTest, PagesThatWereFoundAreNeitherComputedNorFreeAnyMore) {
+  waiting(40);
+  found(waiting_[0], 2);
+  free_pages_ = 2;  // the two that were found
+  EXPECT_EQ(plan().admit_count, 0);
+  free_pages_ = 3;
+  EXPECT_EQ(plan().admit_count, 1);
+  EXPECT_EQ(plan_.chunks, (Chunks{chunk(1, 32, 8)}));
+  holders_.assign(2, 1);  // others hold them
+  free_pages_ = 1;
+  EXPECT_EQ(plan().admit_count, 1);
+}
+
+TEST_F(SchedulerTest, AHigherPriorityIsServedFirstAndPreemptsForPlaces) {
+  decoding(5);
+  decoding(6);
+  waiting(30);
+  waiting_[0].priority = 1;
+  limits_.max_running = 2;
+  EXPECT_EQ(plan().preempt, ids({2}));
+  EXPECT_EQ(plan_.admit_count, 1);
+  EXPECT_EQ(plan_.chunks, (Chunks{chunk(1, 5, 1), chunk(3, 0, 30)}));
+  waiting_[0].priority = 0;
+  EXPECT_TRUE(plan().preempt.empty());
+  EXPECT_EQ(plan_.admit_count, 0);
+}
+
+TEST_F(SchedulerTest, AHigherPriorityPreemptsForPagesAndALowerOneWaits) {
+  decoding(5);
+  decoding(6);
+  waiting(30);
+  running_[0].priority = 2;
+  waiting_[0].priority = 1;
+  free_pages_ = 2;
+  EXPECT_EQ(plan().preempt, ids({2})) << "two pages, and one for the first to grow";
+  EXPECT_EQ(plan_.admit_count, 1);
+  waiting_[0].priority = -1;
+  EXPECT_TRUE(plan().preempt.empty());
+  EXPECT_EQ(plan_.admit_count, 0);
+}
+
+TEST_F(SchedulerTest, AHigherPriorityGetsARowThoughDecodeRowsFillTheStep) {
+  for (int i = 0; i < 4; i++) decoding(5);
+  waiting(30);
+  waiting_[0].priority = 1;
+  limits_.max_step_tokens = 4;
+  EXPECT_EQ(plan().chunks,
+            (Chunks{chunk(1, 5, 1), chunk(2, 5, 1), chunk(3, 5, 1), chunk(5, 0, 1)}));
+}
+
+TEST_F(SchedulerTest, WhoWaitsForItsClientRunsNoRowsAndKeepsItsPages) {
+  decoding(5);
+  decoding(6);
+  running_[0].waits = true;
+  EXPECT_EQ(plan().chunks, (Chunks{chunk(2, 6, 1)}));
+  running_[1].waits = true;
+  EXPECT_TRUE(plan().chunks.empty() && plan_.preempt.empty());
+}
+
+TEST_F(SchedulerTest, WhoWaitsForItsClientGivesWayWhenNothingElseCouldRun) {
+  decoding(5);
+  decoding(6);
+  decoding(kPage);
+  running_[0].waits = running_[1].waits = true;
+  free_pages_ = 0;
+  EXPECT_EQ(plan().preempt, ids({2}));
+  EXPECT_EQ(plan_.chunks, (Chunks{chunk(3, kPage, 1)}));
+  running_.pop_back();
+  waiting(3);
+  limits_.max_running = 2;
+  EXPECT_EQ(plan().preempt, ids({2}));
+  EXPECT_EQ(plan_.admit_count, 1);
+  EXPECT_EQ(plan_.chunks, (Chunks{chunk(4, 0, 3)}));
+}
+
+TEST_F(SchedulerTest, APreemptedSequenceIsSwappedWhereThatIsCheaperAndThereIsRoom) {
+  decoding(kPage);
+  decoding(3 * kPage);
+  free_pages_ = 0;
+  limits_.page_bytes = 1000;
+  limits_.row_cost_bytes = 2 * 3 * 1000 / (3 * kPage);
+  free_swap_pages_ = 3;
+  EXPECT_EQ(plan().preempt, ids({2}, true));
+  free_swap_pages_ = 2;
+  EXPECT_EQ(plan().preempt, ids({2}, false));
+  free_swap_pages_ = 3;
+  limits_.row_cost_bytes--;
+  EXPECT_EQ(plan().preempt, ids({2}, false));
+}
+
+TEST_F(SchedulerTest, ASwappedSequenceNeedsAllItsPagesAtOnce) {
+  waiting(2 * kPage + 1);
+  waiting_[0].swapped = true;
+  waiting_[0].computed = 2 * kPage;
+  free_pages_ = 2;
+  EXPECT_EQ(plan().admit_count, 0);
+  free_pages_ = 3;
+  EXPECT_EQ(plan().admit_count, 1);
+  EXPECT_EQ(plan_.chunks, (Chunks{chunk(1, 2 * kPage, 1)}));
+}
+
 using SchedulerDeathTest = SchedulerTest;
 
 TEST_F(SchedulerDeathTest, ASequenceWithNothingToComputeIsABug) {
-  running_.push_back({SequenceId{1}, 5, 5, 1});
+  prefilling(5, 5);
   EXPECT_DEATH(plan(), "nothing left to compute");
 }
 

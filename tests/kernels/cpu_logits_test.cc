@@ -120,6 +120,18 @@ TEST_P(CpuLogits, TiesGoToTheLowestId) {
   }
 }
 
+// The kept zero is the largest of what is kept, whichever zero stood for the largest of the row.
+TEST_P(CpuLogits, ANegativeZeroThatIsKeptAloneIsCertain) {
+  std::vector<uint16_t> row(4000, float_to_bf16(-5.0f));
+  row[1] = 0x8000;
+  row[16] = row[32] = 0x0000;
+  SampleRow sample;
+  sample.top_k = 1;
+  check_draw(row, sample, "top-k 1");
+  sample.top_k = 0, sample.top_p = 0.001f;
+  check_draw(row, sample, "top-p 0.001");
+}
+
 TEST_P(CpuLogits, FlatNucleusLargerThanTheFirstSort) {
   RandomData data(50);
   const auto row = logits(data, 20000, 0.1f);

@@ -1,0 +1,135 @@
+// outcomes.cc owns what a step's draws and scores do to its sequences: a token more, a fork, an
+// end.
+#include <algorithm>
+#include <string>
+
+#include "engine/engine_impl.h"
+#include "engine/sampling.h"
+
+namespace exact {
+
+void Engine::Impl::apply_outcomes(StepReport& report) {
+  for (const PlannedChunk& chunk : plan_.chunks) {
+    Sequence& running = sequence(chunk.id);
+    SequenceGroup& group = group_of(running);
+    running.computed += chunk.row_count;
+    pages_.publish(running.kv, running.tokens, running.computed);
+    if (group.text_rows_done < group.text_rows()) {
+      group.text_rows_done = std::min(running.computed, group.text_rows());
+    }
+  }
+  for (size_t i = 0; i < scored_.size(); i++) {
+    groups_[scored_[i].group].text_logprobs[static_cast<size_t>(scored_[i].position)] =
+        score_logprobs_[i];
+  }
+  for (size_t i = 0; i < drawn_.size(); i++) {
+    Sequence& drawn = sequence(drawn_[i]);
+    if (!group_of(drawn).forked) fork(group_of(drawn));
+    append_token(drawn, outcomes_[i], kept_ids_[i], report);
+  }
+  finish_scores(report);
+  sweep();
+}
+
+// Its prompt is computed: each sample goes on by itself, with the same pages, or waits for a place.
+void Engine::Impl::fork(SequenceGroup& group) {
+  group.forked = true;
+  const Sequence& leader = sequence(group.members.front());
+  for (size_t i = 1; i < group.members.size(); i++) {
+    Sequence& sample = sequence(group.members[i]);
+    sample.tokens.reserve(static_cast<size_t>(group.prompt_size + group.max_new_tokens));
+    sample.tokens.assign(leader.tokens.begin(), leader.tokens.end());
+    if (static_cast<int32_t>(running_.size()) < limits_.max_running) {
+      start(sample);
+      pages_.fork(leader.kv, sample.kv);
+      sample.computed = leader.computed;
+    } else {
+      sample.started = true;
+      sample.age = next_age_++;
+    }
+  }
+  sort_running();
+}
+
+void Engine::Impl::append_token(Sequence& sequence, const SampleOutcome& outcome,
+                                std::span<const int32_t> kept, StepReport& report) {
+  const SequenceGroup& group = group_of(sequence);
+  const auto position = static_cast<int64_t>(sequence.tokens.size());
+  if (outcome.token < 0) {
+    return finish(sequence, FinishReason::error,
+                  Status(Code::device, "a logit at position " + std::to_string(position) +
+                                           " is NaN or infinite: the weights of version " +
+                                           std::to_string(version_.value) + " overflow here"),
+                  report);
+  }
+  const int32_t index = generated_count(sequence, group);
+  if (static_cast<int64_t>(sequence.kept_ids.size() + kept.size()) > kept_ids_limit(group.params)) {
+    return finish(sequence, FinishReason::error,
+                  Status(Code::exhausted, "the kept sets of a sample hold more than " +
+                                              std::to_string(kept_ids_limit(group.params)) +
+                                              " ids: keep fewer by top_k, top_p or min_p"),
+                  report);
+  }
+  if (sequence.versions.empty() || sequence.versions.back().version != version_) {
+    sequence.versions.push_back({index, version_, live_digest_});
+  }
+  sequence.tokens.push_back(outcome.token);
+  sequence.logprobs.push_back(outcome.logprob);
+  sequence.processed_logprobs.push_back(outcome.processed_logprob);
+  sequence.edits.add(outcome.token);
+  if (group.params.report.kept_set) {
+    sequence.kept_counts.push_back(static_cast<int32_t>(kept.size()));
+    sequence.kept_ids.insert(sequence.kept_ids.end(), kept.begin(), kept.end());
+  }
+  tokens_generated_++;
+  if (group.params.stream) {
+    report.progress.push_back({group.request,
+                               sequence.sample_index,
+                               index,
+                               {outcome.token},
+                               {outcome.logprob},
+                               {outcome.processed_logprob}});
+  }
+  if (is_stopped(sequence, group)) {
+    finish(sequence, FinishReason::stop, Status(), report);
+  } else if (index + 1 >= group.max_new_tokens) {
+    finish(sequence, FinishReason::length, Status(), report);
+  } else {
+    if (group.params.masked) want_mask(sequence, group, report);
+    if (sequence.place == SequencePlace::unborn) queue_or_park(sequence);
+  }
+}
+
+// Nothing stops a sample before its forced tokens are all there, nor before min_new_tokens are.
+bool Engine::Impl::is_stopped(const Sequence& sequence, const SequenceGroup& group) const {
+  const GenerateRequest& params = group.params;
+  const int32_t count = generated_count(sequence, group);
+  if (count < params.min_new_tokens || count < static_cast<int32_t>(params.forced_ids.size())) {
+    return false;
+  }
+  const int32_t last = sequence.tokens.back();
+  if (std::ranges::find(group.stop_ids, last) != group.stop_ids.end()) return true;
+  const auto generated = std::span(sequence.tokens).subspan(static_cast<size_t>(group.prompt_size));
+  return std::ranges::any_of(params.stop_sequences, [&](const std::vector<int32_t>& stop) {
+    return !stop.empty() && stop.size() <= generated.size() &&
+           std::ranges::equal(generated.last(stop.size()), stop);
+  });
+}
+
+void Engine::Impl::finish_scores(StepReport& report) {
+  for (const PlannedChunk& chunk : plan_.chunks) {
+    Sequence& running = sequence(chunk.id);
+    const SequenceGroup& group = group_of(running);
+    if (!group.is_score || running.computed < known_positions(running, group)) continue;
+    const auto bad = std::ranges::find_if(group.text_logprobs, [](float x) { return x != x; });
+    Status error;
+    if (bad != group.text_logprobs.end()) {
+      error = Status(Code::device, "a logit at position " +
+                                       std::to_string(bad - group.text_logprobs.begin()) +
+                                       " is NaN or infinite: these weights overflow here");
+    }
+    finish(running, FinishReason::length, std::move(error), report);
+  }
+}
+
+}  // namespace exact
