@@ -6,6 +6,18 @@
 #include "engine/sampling.h"
 
 namespace exact::worker {
+namespace {
+
+// Ids of the largest kept set that one token can have.
+uint64_t most_kept(const SamplingParams& sampling, int32_t vocabulary) {
+  if (sampling.temperature == 0.0f) return 1;
+  auto kept = static_cast<uint64_t>(vocabulary);
+  if (sampling.top_k > 0) kept = std::min(kept, static_cast<uint64_t>(sampling.top_k));
+  const uint64_t allowed = sampling.allowed_ids.size();
+  return allowed > 0 ? std::min(kept, allowed) : kept;
+}
+
+}  // namespace
 
 GenerateRequest to_request(RequestId id, ipc::Generate message) {
   GenerateRequest request;
@@ -83,17 +95,13 @@ uint64_t reply_bytes(const GenerateRequest& request, ipc::ReplyMode mode,
   uint64_t token_bytes = 4 + 4 + 4;            // id, raw and processed log-probability
   if (request.report.entropy) token_bytes += 4;
   token_bytes += uint64_t{8} * static_cast<uint64_t>(std::max(request.report.top_logprobs, 0));
-  if (request.report.kept_set) {
-    auto kept = static_cast<uint64_t>(vocabulary);
-    if (request.sampling.top_k > 0) {
-      kept = std::min(kept, static_cast<uint64_t>(request.sampling.top_k));
-    }
-    const uint64_t allowed = request.sampling.allowed_ids.size();
-    if (allowed > 0) kept = std::min(kept, allowed);
-    token_bytes += 4 + 4 * kept;
-  }
   const auto tokens = static_cast<uint64_t>(effective_max_new_tokens(request, limits));
+  if (request.report.kept_set) token_bytes += 4;
   uint64_t sample_bytes = kCompletionBytes + tokens * token_bytes;
+  if (request.report.kept_set) {
+    const uint64_t ids = tokens * most_kept(request.sampling, vocabulary);
+    sample_bytes += 4 * std::min(ids, static_cast<uint64_t>(kept_ids_limit(request)));
+  }
   if (request.report.prompt_logprobs) sample_bytes += 4 * request.prompt.size();
   const auto samples = mode == ipc::ReplyMode::whole ? static_cast<uint64_t>(request.n) : 1;
   return kCompletionBytes + samples * sample_bytes;

@@ -38,15 +38,6 @@ Status check_limits(const ServerLimits& limits) {
   return require("messages_per_step", limits.messages_per_step, 1, 1 << 20);
 }
 
-// Nothing ran, moved or ended: the engine waits for masks, and a next step would find the same.
-bool is_idle(const StepReport& report) {
-  return report.prefill_rows + report.decode_rows + report.preempted + report.swapped_out +
-                 report.swapped_in ==
-             0 &&
-         report.samples.empty() && report.scores.empty() && report.progress.empty() &&
-         report.masks_wanted.empty() && !report.committed;
-}
-
 }  // namespace
 
 Server::Impl::Impl(Engine& engine, const ServerOptions& options,
@@ -71,7 +62,7 @@ Status Server::Impl::run() {
     flush_unsent(Clock::now());
     forget_lost(Clock::now(), all_read);
     end_overdue(Clock::now());
-    if (engine_.has_work()) EXACT_RETURN_IF_ERROR(step_engine());
+    if (engine_.can_step()) EXACT_RETURN_IF_ERROR(step_engine());
     if (draining_ && is_done()) {
       log(LogLevel::info, "drained");
       return {};
@@ -89,7 +80,7 @@ bool Server::Impl::is_done() const {
 // How long to wait for a message before the next step.
 std::chrono::milliseconds Server::Impl::patience(Clock::time_point now) const {
   constexpr std::chrono::milliseconds kNone{0};
-  if ((engine_.has_work() && !step_idled_) || (draining_ && is_done())) return kNone;
+  if (engine_.can_step() || (draining_ && is_done())) return kNone;
   const auto wait = clients_.with_unsent().empty() ? kIdleWait : kUnsentWait;
   const std::optional<Clock::time_point> deadline = clients_.next_deadline();
   if (!deadline) return wait;
@@ -135,7 +126,6 @@ Status Server::Impl::step_engine() {
     fail_all(report.status());
     return report.status();
   }
-  step_idled_ = is_idle(*report);
   if (report->committed) deliver_commit();
   for (SampleProgress& progress : report->progress) deliver(std::move(progress));
   for (const MaskWanted& wanted : report->masks_wanted) deliver(wanted);

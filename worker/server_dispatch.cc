@@ -185,7 +185,11 @@ Status Server::Impl::check_reply_size(const GenerateRequest& request, ipc::Reply
 Status Server::Impl::handle_message(ipc::Score message, const Context& context) {
   EXACT_RETURN_IF_ERROR(check_accepting(context));
   const RequestId id{next_request_++};
-  EXACT_RETURN_IF_ERROR(engine_.submit(ScoreRequest{id, std::move(message.tokens)}));
+  ScoreRequest request;
+  request.id = id;
+  request.tokens = std::move(message.tokens);
+  request.client = clients_.find(context.peer)->number;
+  EXACT_RETURN_IF_ERROR(engine_.submit(std::move(request)));
   clients_.add(id, InFlight{context.peer, context.request_id, true, 1, {}, {}, {}});
   return {};
 }

@@ -96,8 +96,7 @@ class Server::Impl {
   uint64_t next_request_ = 1;
   std::atomic<bool> drain_{false};
   std::atomic<bool> stop_{false};
-  bool draining_ = false;    // drain_, as the loop last saw it
-  bool step_idled_ = false;  // the last step found nothing to do: all that is in flight waits
+  bool draining_ = false;  // drain_, as the loop last saw it
 };
 
 template <class Message>
