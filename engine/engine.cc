@@ -126,6 +126,7 @@ Result<std::unique_ptr<Engine::Impl>> Engine::Impl::create(const ModelConfig& co
   EXACT_ASSIGN(impl->model_,
                Model::create(config, backend, {resolved.max_step_tokens, resolved.max_context}));
   EXACT_ASSIGN(impl->cache_, backend.allocate_kv(geometry));
+  impl->running_.reserve(static_cast<size_t>(resolved.max_running));
   impl->live_ = std::move(weights);
   impl->live_digest_ = impl->live_->digest();
   return impl;

@@ -83,7 +83,8 @@ void Model::forward(const ModelWeights& weights, const StepRows& step, KvCache& 
   if (tap_) return run_layers(weights, cache);  // a tap reads what lies between
   const uint64_t key[] = {identity_, weights.identity,
                           reinterpret_cast<uintptr_t>(cache.storage.data())};
-  backend_.run_recorded(key, [&] { run_layers(weights, cache); });
+  const auto layers = [&] { run_layers(weights, cache); };
+  backend_.run_recorded(key, std::cref(layers));  // a copy would not fit without an allocation
 }
 
 void Model::run_layers(const ModelWeights& weights, KvCache& cache) {

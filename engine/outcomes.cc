@@ -63,7 +63,8 @@ void Engine::Impl::append_token(Sequence& sequence, const SampleOutcome& outcome
                   report);
   }
   const int32_t index = generated_count(sequence, group);
-  if (static_cast<int64_t>(sequence.kept_ids.size() + kept.size()) > kept_ids_limit(group.params)) {
+  if (!kept.empty() &&
+      static_cast<int64_t>(sequence.kept_ids.size() + kept.size()) > kept_ids_limit(group.params)) {
     return finish(sequence, FinishReason::error,
                   Status(Code::exhausted, "the kept sets of a sample hold more than " +
                                               std::to_string(kept_ids_limit(group.params)) +

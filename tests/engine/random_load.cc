@@ -147,6 +147,12 @@ bool LoadedEngine::step_into(StepReport& all) {
   all.prefill_rows += report->prefill_rows;
   all.decode_rows += report->decode_rows;
   all.preempted += report->preempted;
+  all.swapped_out += report->swapped_out;
+  all.swapped_in += report->swapped_in;
+  all.reused_rows += report->reused_rows;
+  std::move(report->progress.begin(), report->progress.end(), std::back_inserter(all.progress));
+  std::move(report->masks_wanted.begin(), report->masks_wanted.end(),
+            std::back_inserter(all.masks_wanted));
   return true;
 }
 
