@@ -91,6 +91,16 @@ std::string_view message_type_name(MessageType type) {
       return "UpdateAbort";
     case MessageType::update_aborted:
       return "UpdateAborted";
+    case MessageType::sample_done:
+      return "SampleDone";
+    case MessageType::token_chunk:
+      return "TokenChunk";
+    case MessageType::mask_wanted:
+      return "MaskWanted";
+    case MessageType::allow:
+      return "Allow";
+    case MessageType::allow_reply:
+      return "AllowReply";
   }
   return "unknown";
 }
@@ -180,6 +190,11 @@ EXACT_INSTANTIATE(UpdateCommit)
 EXACT_INSTANTIATE(UpdateCommitted)
 EXACT_INSTANTIATE(UpdateAbort)
 EXACT_INSTANTIATE(UpdateAborted)
+EXACT_INSTANTIATE(SampleDone)
+EXACT_INSTANTIATE(TokenChunk)
+EXACT_INSTANTIATE(MaskWanted)
+EXACT_INSTANTIATE(Allow)
+EXACT_INSTANTIATE(AllowReply)
 #undef EXACT_INSTANTIATE
 
 }  // namespace exact::ipc

@@ -1,6 +1,7 @@
-// messages.h owns every message between a client and the worker, and nothing about how it travels.
-// Field names and limits are part of the protocol (docs/protocol.md). A message is one struct with
-// a serialize() that names each field; codec.h turns it into bytes and back, and refuses what lies.
+// messages.h owns every message between a client and the worker, and nothing about how it travels;
+// those of a rollout are in rollout_messages.h. Field names and limits are part of the protocol
+// (docs/protocol.md). A message is one struct with a serialize() that names each field; codec.h
+// turns it into bytes and back, and refuses what lies.
 //
 // Direction: -> client to worker, <- worker to client. Every -> message has exactly one answer with
 // the same request_id: its <- message, or ErrorReply. GenerateReply may come many steps later.
@@ -13,35 +14,10 @@
 #include <string>
 #include <vector>
 
+#include "ipc/message_type.h"
+#include "ipc/rollout_messages.h"
+
 namespace exact::ipc {
-
-inline constexpr uint32_t kMagic = 0x54435845;  // "EXCT", little-endian
-inline constexpr uint16_t kProtocolVersion = 1;
-
-// Values travel on the wire: append, never renumber.
-enum class MessageType : uint16_t {
-  error_reply = 0,
-  hello = 1,
-  hello_reply = 2,
-  ping = 3,
-  pong = 4,
-  generate = 5,
-  generate_reply = 6,
-  score = 7,
-  score_reply = 8,
-  cancel = 9,
-  cancel_reply = 10,
-  status = 11,
-  status_reply = 12,
-  update_begin = 13,
-  update_ready = 14,
-  update_bucket = 15,
-  update_bucket_done = 16,
-  update_commit = 17,
-  update_committed = 18,
-  update_abort = 19,
-  update_aborted = 20,
-};
 
 struct ErrorReply {  // <-
   static constexpr MessageType kType = MessageType::error_reply;
@@ -98,59 +74,6 @@ struct Pong {  // <-
   }
 };
 
-struct Generate {  // ->
-  static constexpr MessageType kType = MessageType::generate;
-  std::vector<int32_t> prompt;
-  int32_t n = 1;
-  int32_t max_new_tokens = 0;  // 0: up to the context
-  float temperature = 1.0f;    // 0: greedy
-  int32_t top_k = 0;           // 0: off
-  float top_p = 1.0f;          // 1: off
-  uint64_t seed = 0;           // sample i draws with (seed, i)
-  std::vector<int32_t> stop_ids;
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(prompt), CEREAL_NVP(n), CEREAL_NVP(max_new_tokens), CEREAL_NVP(temperature),
-      CEREAL_NVP(top_k), CEREAL_NVP(top_p), CEREAL_NVP(seed), CEREAL_NVP(stop_ids));
-  }
-};
-
-struct VersionSpan {
-  int32_t begin = 0;  // index of the first token made by this version
-  uint64_t weight_version = 0;
-  std::string weights_digest;
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(begin), CEREAL_NVP(weight_version), CEREAL_NVP(weights_digest));
-  }
-};
-
-struct Completion {
-  int32_t sample_index = 0;
-  uint8_t finish_reason = 0;  // exact::FinishReason
-  std::string error;          // empty unless the reason is error or aborted
-  std::vector<int32_t> tokens;
-  std::vector<float> logprobs;            // raw, exact bits
-  std::vector<float> processed_logprobs;  // of the distribution that was drawn from
-  std::vector<VersionSpan> versions;
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(sample_index), CEREAL_NVP(finish_reason), CEREAL_NVP(error), CEREAL_NVP(tokens),
-      CEREAL_NVP(logprobs), CEREAL_NVP(processed_logprobs), CEREAL_NVP(versions));
-  }
-};
-
-struct GenerateReply {  // <- when the last sample of the group is done
-  static constexpr MessageType kType = MessageType::generate_reply;
-  std::string contract_id;
-  uint64_t seed = 0;
-  std::vector<Completion> completions;  // by sample_index
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(contract_id), CEREAL_NVP(seed), CEREAL_NVP(completions));
-  }
-};
-
 struct Score {  // ->
   static constexpr MessageType kType = MessageType::score;
   std::vector<int32_t> tokens;  // at least two
@@ -170,24 +93,6 @@ struct ScoreReply {  // <-
   void serialize(A& a) {
     a(CEREAL_NVP(contract_id), CEREAL_NVP(weight_version), CEREAL_NVP(weights_digest),
       CEREAL_NVP(logprobs));
-  }
-};
-
-struct Cancel {  // -> the cancelled request is answered too, with what it has
-  static constexpr MessageType kType = MessageType::cancel;
-  uint64_t target_request_id = 0;  // of this client
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(target_request_id));
-  }
-};
-
-struct CancelReply {  // <-
-  static constexpr MessageType kType = MessageType::cancel_reply;
-  bool found = false;
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(found));
   }
 };
 

@@ -1,36 +1,27 @@
 #include "trainer_bridge/client.h"
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <utility>
 
-#include "trainer_bridge/connection.h"
+#include "trainer_bridge/client_impl.h"
 
 namespace exact::bridge {
 
-class Client::Impl {
- public:
-  explicit Impl(std::unique_ptr<Connection> connection) : connection_(std::move(connection)) {}
-
-  Connection& connection() { return *connection_; }
-  const Connection& connection() const { return *connection_; }
-
-  // What HelloReply says can't be served; ids and ranges are the worker's to judge.
-  Status check_context(const char* field, size_t ids) const {
-    const int32_t limit = connection_->worker().max_context;
-    if (limit <= 0 || ids <= static_cast<size_t>(limit)) return {};
-    return Status(Code::invalid, std::string(field) + " has " + std::to_string(ids) +
-                                     " ids; the worker's max_context is " + std::to_string(limit));
-  }
-
- private:
-  std::unique_ptr<Connection> connection_;
-};
-
 namespace {
 
+// The list that a message owes most of its bytes to.
 std::string_view widest_field(const ipc::Generate& request) {
-  return request.stop_ids.size() > request.prompt.size() ? "stop_ids" : "prompt";
+  const std::pair<std::string_view, size_t> fields[] = {
+      {"prompt", request.prompt.size()},           {"stop_ids", request.stop_ids.size()},
+      {"allowed_ids", request.allowed_ids.size()}, {"banned_ids", request.banned_ids.size()},
+      {"forced_ids", request.forced_ids.size()},   {"logit_bias", 4 * request.logit_bias.size()},
+  };
+  return std::max_element(std::begin(fields), std::end(fields),
+                          [](const auto& a, const auto& b) { return a.second < b.second; })
+      ->first;
 }
 
 }  // namespace
@@ -47,7 +38,7 @@ const ipc::HelloReply& Client::worker() const {
   return impl_->connection().worker();
 }
 size_t Client::in_flight() const {
-  return impl_->connection().rollouts();
+  return impl_->rollouts().in_flight();
 }
 uint64_t Client::dropped_answers() const {
   return impl_->connection().dropped_answers();
@@ -62,45 +53,43 @@ Result<uint64_t> Client::submit(const ipc::Generate& request) {
                                        "one client: call next_reply first");
   }
   Connection& connection = impl_->connection();
-  return connection.post(request, Purpose::rollout, widest_field(request), connection.deadline());
+  EXACT_ASSIGN(const uint64_t id, connection.post(request, Purpose::rollout, widest_field(request),
+                                                  connection.deadline()));
+  impl_->rollouts().add(id, request);
+  return id;
 }
 
 Result<Reply> Client::next_reply(std::chrono::milliseconds timeout) {
-  if (in_flight() == 0) {
-    return Status(Code::invalid, "no request is in flight: call submit before next_reply");
-  }
-  Connection& connection = impl_->connection();
-  const Deadline deadline = std::chrono::steady_clock::now() + timeout;
-  EXACT_ASSIGN(const auto id, connection.wait_for_rollout(deadline));
-  if (!id) {
-    return Status(Code::timeout, "none of " + std::to_string(in_flight()) +
-                                     " requests in flight was answered within " +
-                                     std::to_string(timeout.count()) + " ms: wait on");
-  }
-  Reply reply;
-  reply.request_id = *id;
-  auto value = connection.take<ipc::GenerateReply>(*id, deadline);
-  if (value) {
-    reply.value = std::move(*value);
-  } else {
-    reply.error = value.status();
-  }
-  return reply;
+  Rollouts& rollouts = impl_->rollouts();
+  EXACT_RETURN_IF_ERROR(impl_->wait_for_rollouts(
+      "next_reply", [&] { return rollouts.first_done().has_value(); }, timeout));
+  return rollouts.take_reply(*rollouts.first_done());
+}
+
+Result<Event> Client::next_event(std::chrono::milliseconds timeout) {
+  Rollouts& rollouts = impl_->rollouts();
+  EXACT_RETURN_IF_ERROR(impl_->wait_for_rollouts(
+      "next_event", [&] { return rollouts.has_event(); }, timeout));
+  return rollouts.take_event();
 }
 
 Result<ipc::GenerateReply> Client::generate(const ipc::Generate& request) {
-  Connection& connection = impl_->connection();
-  const Deadline deadline = connection.deadline();
+  const Deadline deadline = impl_->connection().deadline();
   EXACT_ASSIGN(const uint64_t id, submit(request));
-  auto reply = connection.take<ipc::GenerateReply>(id, deadline);
-  if (!reply && reply.status().code() == Code::timeout) {
-    // Nobody will read it: free the worker's pages. Its own answer does not matter any more.
-    ipc::Cancel cancel;
-    cancel.target_request_id = id;
-    const auto sent = connection.post(cancel, Purpose::call, "", connection.deadline());
-    if (sent) connection.forget(*sent);
+  Rollouts& rollouts = impl_->rollouts();
+  const auto in_time = impl_->wait_until([&] { return rollouts.is_done(id); }, deadline);
+  if (!in_time || !*in_time) {
+    impl_->abandon(id);
+    return in_time ? impl_->connection().no_answer(id) : in_time.status();
   }
-  return reply;
+  Reply reply = rollouts.take_reply(id);
+  if (!reply.error) return reply.error;
+  return std::move(reply.value);
+}
+
+Status Client::allow(uint64_t request_id, int32_t sample_index, int32_t index,
+                     std::span<const int32_t> ids) {
+  return impl_->send_mask({request_id, sample_index, index, {ids.begin(), ids.end()}});
 }
 
 Result<bool> Client::cancel(uint64_t request_id) {

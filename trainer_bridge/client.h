@@ -9,8 +9,9 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
-#include <optional>
+#include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "ipc/messages.h"
@@ -22,7 +23,7 @@ struct ClientOptions {
   std::string endpoint;         // "ipc:///run/user/1000/exact-rollout/worker.sock"
   std::string name = "client";  // free text for the worker's log
   std::string contract_id;      // 32 hex digits: refuse a worker with another; empty: accept any
-  std::chrono::milliseconds timeout{30'000};          // of every call but next_reply()
+  std::chrono::milliseconds timeout{30'000};          // of every call but next_*()
   std::chrono::milliseconds connect_timeout{10'000};  // of connect(), if it is the shorter one
   uint64_t max_message_bytes = 256ull << 20;          // of one answer
 };
@@ -31,6 +32,20 @@ struct Reply {
   uint64_t request_id = 0;
   Status error;              // not ok: the worker refused or failed the request
   ipc::GenerateReply value;  // when error is ok
+};
+
+// The ids of an allow() were not taken: the sample still waits, unless it has ended meanwhile.
+struct MaskRefused {
+  int32_t sample_index = 0;
+  int32_t index = 0;
+  Status error;
+};
+
+// One thing that happened to a rollout. Of one sample: its chunks in order (adjacent ones that
+// nobody had taken are one), then SampleDone; the Reply is a rollout's last.
+struct Event {
+  uint64_t request_id = 0;
+  std::variant<ipc::TokenChunk, ipc::SampleDone, ipc::MaskWanted, MaskRefused, Reply> what;
 };
 
 class Client {
@@ -42,15 +57,24 @@ class Client {
 
   const ipc::HelloReply& worker() const;
 
-  // ---- rollouts. submit() returns at once; next_reply() gives answers in the order they finish
-  // (timeout when none came in time; heartbeats are sent while waiting). invalid: a message larger
-  // than the worker takes, by the field's name; exhausted: worker().max_requests are in flight.
+  // ---- rollouts. submit() returns at once. Then either next_reply(): replies in the order they
+  // finish, whatever the reply_mode; or next_event(): all that happens, as it comes (the Reply then
+  // has no completions that a SampleDone had). Both: timeout when nothing came in time; heartbeats
+  // are sent while waiting. A part that can't be (a gap in the chunks, a sum that is not the
+  // completion) ends its rollout with a Reply whose error is corrupt.
+  // submit: invalid: a message larger than the worker takes, by the field's name; exhausted:
+  // worker().max_requests are in flight.
   Result<uint64_t> submit(const ipc::Generate& request);
   Result<Reply> next_reply(std::chrono::milliseconds timeout);
+  Result<Event> next_event(std::chrono::milliseconds timeout);
   Result<ipc::GenerateReply> generate(
       const ipc::Generate& request);         // submit and wait for it; cancelled after a timeout
   Result<bool> cancel(uint64_t request_id);  // true: it was in flight; its reply still comes
-  size_t in_flight() const;                  // submitted, and not yet returned by next_reply()
+  // Answers a MaskWanted: the ids, ascending, that token `index` may be. Does not wait; what the
+  // worker refuses comes as a MaskRefused event.
+  Status allow(uint64_t request_id, int32_t sample_index, int32_t index,
+               std::span<const int32_t> ids);
+  size_t in_flight() const;          // submitted, and their Reply not yet returned
   uint64_t dropped_answers() const;  // answers that came when nobody waited for them any more
 
   Result<ipc::ScoreReply> score(const std::vector<int32_t>& tokens);

@@ -29,7 +29,7 @@ const ScoredVersion* find_version(std::span<const ScoredVersion> versions, uint6
 
 Status check_shape(const ipc::Completion& completion) {
   const auto reason = static_cast<FinishReason>(completion.finish_reason);
-  if (reason > FinishReason::aborted) {
+  if (reason == FinishReason::error || reason > FinishReason::deadline) {
     return broken(completion, "ended with an error: " + completion.error);
   }
   const size_t tokens = completion.tokens.size();

@@ -122,27 +122,18 @@ Status Connection::send(ipc::MessageType type, const ipc::Frames& frames,
   return {};
 }
 
-size_t Connection::rollouts() const {
-  return static_cast<size_t>(std::count_if(waiting_.begin(), waiting_.end(), [](const auto& entry) {
-    return entry.second.purpose == Purpose::rollout;
-  }));
-}
-
 void Connection::forget(Purpose purpose) {
   std::erase_if(waiting_, [&](const auto& entry) { return entry.second.purpose == purpose; });
 }
 
 void Connection::forget(uint64_t request_id) {
   waiting_.erase(request_id);
-  std::erase(finished_rollouts_, request_id);
 }
 
-Result<std::optional<uint64_t>> Connection::wait_for_rollout(Deadline deadline) {
-  while (finished_rollouts_.empty()) {
-    EXACT_ASSIGN(const bool in_time, pump(deadline));
-    if (!in_time) return std::optional<uint64_t>();
-  }
-  return std::optional<uint64_t>(finished_rollouts_.front());
+Status Connection::no_answer(uint64_t request_id) const {
+  return Status(Code::timeout, "the worker at " + options_.endpoint + " did not answer request " +
+                                   std::to_string(request_id) + " in time: allow more than " +
+                                   in_ms(options_.timeout) + ", or ask for its status");
 }
 
 Result<Connection::Answer> Connection::wait_for(uint64_t request_id, Deadline deadline) {
@@ -157,10 +148,7 @@ Result<Connection::Answer> Connection::wait_for(uint64_t request_id, Deadline de
     if (!in_time || !*in_time) {
       forget(request_id);
       if (!in_time) return in_time.status();
-      return Status(Code::timeout, "the worker at " + options_.endpoint +
-                                       " did not answer request " + std::to_string(request_id) +
-                                       " in time: allow more than " + in_ms(options_.timeout) +
-                                       ", or look at its load with `rollout status`");
+      return no_answer(request_id);
     }
   }
   Answer answer = std::move(*waiting.answer);
@@ -168,7 +156,6 @@ Result<Connection::Answer> Connection::wait_for(uint64_t request_id, Deadline de
   return answer;
 }
 
-// One message, or one heartbeat's wait. False once the deadline has passed and nothing came.
 Result<bool> Connection::pump(Deadline deadline) {
   Deadline wake = deadline;
   if (greeted_) wake = std::min(wake, next_heartbeat_);
@@ -233,8 +220,11 @@ void Connection::deliver(uint64_t request_id, Answer answer) {
       return;
     }
     case Purpose::rollout:
-      finished_rollouts_.push_back(request_id);
-      break;
+    case Purpose::mask: {
+      const Purpose purpose = found->second.purpose;
+      if (!sink_ || sink_(purpose, request_id, answer)) waiting_.erase(request_id);
+      return;
+    }
     case Purpose::call:
     case Purpose::bucket:
       break;

@@ -1,19 +1,20 @@
 // connection.h owns one conversation with a worker: greeting, heartbeats, and which answer belongs
 // to which request. It knows no request's meaning; client.h gives each its call. One thread.
 //
-// An answer nobody waits for is dropped and counted. Answers to rollouts are kept until taken, and
-// there are never more of them than the worker's max_requests, because submit stops there.
+// An answer nobody waits for is dropped and counted. What belongs to rollouts and masks goes to a
+// sink as it comes, in the middle of whatever call reads the socket; the rest is kept for take().
 #pragma once
 
 #include <chrono>
 #include <cstdint>
-#include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 
 #include "ipc/codec.h"
 #include "ipc/messages.h"
@@ -25,15 +26,24 @@ namespace exact::bridge {
 
 using Deadline = std::chrono::steady_clock::time_point;
 
-// Why a request was sent: rollouts are collected in the order they finish, the rest by id.
-enum class Purpose : uint8_t { call, rollout, bucket, heartbeat };
+// Why a request was sent: answers of rollouts and masks go to the sink, the rest is taken by id.
+enum class Purpose : uint8_t { call, rollout, mask, bucket, heartbeat };
 
 class Connection {
  public:
+  struct Answer {
+    Status error;  // of the worker or the connection; else header and body
+    ipc::Header header;
+    std::string body;
+  };
+  // Takes what came for a rollout or a mask. True: nothing more can come for it.
+  using Sink = std::function<bool(Purpose, uint64_t request_id, const Answer&)>;
+
   static Result<std::unique_ptr<Connection>> open(const ClientOptions& options);
 
   const ipc::HelloReply& worker() const { return worker_; }
   uint64_t dropped_answers() const { return dropped_answers_; }
+  void set_sink(Sink sink) { sink_ = std::move(sink); }
   Deadline deadline() const { return std::chrono::steady_clock::now() + options_.timeout; }
 
   // Sends; `widest_field` is the one to blame when the message is larger than the worker takes.
@@ -44,30 +54,24 @@ class Connection {
     return post_greeted(message, purpose, widest_field, deadline);
   }
   // Waits for the answer to `request_id` and takes it. After a timeout its answer is dropped.
-  template <class Answer>
-  Result<Answer> take(uint64_t request_id, Deadline deadline);
-  template <class Answer, class Message>
-  Result<Answer> call(const Message& message, std::string_view widest_field) {
+  template <class Message>
+  Result<Message> take(uint64_t request_id, Deadline deadline);
+  template <class Reply, class Message>
+  Result<Reply> call(const Message& message, std::string_view widest_field) {
     const Deadline until = deadline();
     EXACT_ASSIGN(const uint64_t id, post(message, Purpose::call, widest_field, until));
-    return take<Answer>(id, until);
+    return take<Reply>(id, until);
   }
 
-  // Rollouts whose answer has not been taken, whether it came or not.
-  size_t rollouts() const;
-  // The id of the rollout that finished first; nothing when none finished before the deadline.
-  Result<std::optional<uint64_t>> wait_for_rollout(Deadline deadline);
-  bool is_waiting_for(uint64_t request_id) const { return waiting_.contains(request_id); }
+  // One message, or one heartbeat's wait. False once the deadline has passed and nothing came.
+  Result<bool> pump(Deadline deadline);
+  // That `request_id` was not answered within a call's time.
+  Status no_answer(uint64_t request_id) const;
   // Answers that come to requests of this purpose from now on are dropped.
   void forget(Purpose purpose);
   void forget(uint64_t request_id);
 
  private:
-  struct Answer {
-    Status error;  // of the worker or the connection; else header and body
-    ipc::Header header;
-    std::string body;
-  };
   struct Waiting {
     Purpose purpose = Purpose::call;
     std::optional<Answer> answer;
@@ -90,7 +94,6 @@ class Connection {
   Status send(ipc::MessageType type, const ipc::Frames& frames, std::string_view widest_field,
               Deadline deadline);
   Result<Answer> wait_for(uint64_t request_id, Deadline deadline);
-  Result<bool> pump(Deadline deadline);
   Status heartbeat();
   Status receive_one(ipc::Frames frames);
   void deliver(uint64_t request_id, Answer answer);
@@ -98,31 +101,37 @@ class Connection {
 
   ClientOptions options_;
   std::unique_ptr<ipc::ClientSocket> socket_;
+  Sink sink_;
   ipc::HelloReply worker_;
   bool greeted_ = false;
   bool suspects_loss_ = false;  // the worker called a request invalid: perhaps it knows us no more
   uint64_t next_id_ = 1;
   uint64_t dropped_answers_ = 0;
   std::unordered_map<uint64_t, Waiting> waiting_;
-  std::deque<uint64_t> finished_rollouts_;
   Deadline last_sent_{};
   Deadline next_heartbeat_{};
   std::optional<Deadline> silent_since_;  // the oldest heartbeat after which nothing was heard
   size_t heartbeats_open_ = 0;
 };
 
-template <class Answer>
-Result<Answer> Connection::take(uint64_t request_id, Deadline deadline) {
-  EXACT_ASSIGN(const auto answer, wait_for(request_id, deadline));
+// The answer as what it should be, or the error it carries.
+template <class Message>
+Result<Message> read_answer(uint64_t request_id, const Connection::Answer& answer) {
   if (!answer.error) return answer.error;
-  if (answer.header.type != Answer::kType) {
+  if (answer.header.type != Message::kType) {
     return Status(Code::corrupt,
                   "the worker answered request " + std::to_string(request_id) + " with " +
                       std::string(ipc::message_type_name(answer.header.type)) + " where " +
-                      std::string(ipc::message_type_name(Answer::kType)) +
+                      std::string(ipc::message_type_name(Message::kType)) +
                       " belongs: are both sides of the same release?");
   }
-  return ipc::decode_body<Answer>(answer.header, std::as_bytes(std::span(answer.body)));
+  return ipc::decode_body<Message>(answer.header, std::as_bytes(std::span(answer.body)));
+}
+
+template <class Message>
+Result<Message> Connection::take(uint64_t request_id, Deadline deadline) {
+  EXACT_ASSIGN(const auto answer, wait_for(request_id, deadline));
+  return read_answer<Message>(request_id, answer);
 }
 
 }  // namespace exact::bridge

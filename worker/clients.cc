@@ -25,7 +25,10 @@ Status Clients::greet(const std::string& peer, const std::string& name, Clock::t
     return Status(Code::exhausted, "the worker has its " + std::to_string(max_clients_) +
                                        " clients: try again when one has gone");
   }
-  Client& client = clients_[peer];
+  if (found == clients_.end()) {
+    clients_.emplace(peer, Client{next_number_++, {}, now, Outbox(unsent_), now, {}});
+  }
+  Client& client = clients_.at(peer);
   client.name = printable(name);
   client.heard = now;
   return {};
@@ -42,6 +45,14 @@ std::vector<std::string> Clients::silent_since(Clock::time_point time) const {
     if (client.heard < time) silent.push_back(peer);
   }
   return silent;
+}
+
+std::vector<std::string> Clients::with_unsent() const {
+  std::vector<std::string> peers;
+  for (const auto& [peer, client] : clients_) {
+    if (!client.outbox.empty()) peers.push_back(peer);
+  }
+  return peers;
 }
 
 Status Clients::check_room(const std::string& peer, uint64_t request_id) {
@@ -64,6 +75,7 @@ void Clients::add(RequestId id, InFlight request) {
   EXACT_CHECK(client != nullptr && !client->requests.contains(request.request_id),
               "a request without a place");
   client->requests.emplace(request.request_id, id);
+  if (request.deadline) deadlines_.emplace(*request.deadline, id);
   in_flight_.emplace(id, std::move(request));
 }
 
@@ -77,6 +89,7 @@ InFlight Clients::take(RequestId id) {
   EXACT_CHECK(found != in_flight_.end(), "a request that is not in flight");
   InFlight request = std::move(found->second);
   in_flight_.erase(found);
+  if (request.deadline) deadlines_.erase({*request.deadline, id});
   if (Client* client = find(request.peer)) client->requests.erase(request.request_id);
   return request;
 }
@@ -88,12 +101,30 @@ std::vector<RequestId> Clients::all_requests() const {
   return ids;
 }
 
+std::vector<RequestId> Clients::take_overdue(Clock::time_point now) {
+  std::vector<RequestId> ids;
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    ids.push_back(deadlines_.begin()->second);
+    deadlines_.erase(deadlines_.begin());
+  }
+  return ids;
+}
+
+std::optional<Clock::time_point> Clients::next_deadline() const {
+  if (deadlines_.empty()) return std::nullopt;
+  return deadlines_.begin()->first;
+}
+
 std::vector<RequestId> Clients::forget(const std::string& peer) {
   std::vector<RequestId> ids;
   const auto found = clients_.find(peer);
   if (found == clients_.end()) return ids;
   for (const auto& [request_id, id] : found->second.requests) ids.push_back(id);
-  for (const RequestId id : ids) in_flight_.erase(id);
+  for (const RequestId id : ids) {
+    const auto request = in_flight_.find(id);
+    if (request->second.deadline) deadlines_.erase({*request->second.deadline, id});
+    in_flight_.erase(request);
+  }
   clients_.erase(found);
   std::sort(ids.begin(), ids.end());
   return ids;

@@ -21,6 +21,7 @@ struct ServeOptions {
   ModelOptions model;
   std::string endpoint;
   uint64_t max_message_mib = ServerLimits().max_message_bytes >> 20;
+  uint64_t max_unsent_mib = ServerLimits().max_unsent_bytes >> 20;
   uint64_t max_bucket_mib = ServerLimits().max_bucket_bytes >> 20;
   ServerLimits limits;
   std::string log_level = "info";
@@ -73,6 +74,7 @@ Status run_serve(ServeOptions options) {
   server_options.backend_name = model.backend->name();
   server_options.limits = options.limits;
   server_options.limits.max_message_bytes = options.max_message_mib << 20;
+  server_options.limits.max_unsent_bytes = options.max_unsent_mib << 20;
   server_options.limits.max_bucket_bytes = options.max_bucket_mib << 20;
   server_options.log = log;
   EXACT_ASSIGN(const auto server, Server::create(*model.engine, server_options));
@@ -92,6 +94,11 @@ void add_server_options(CLI::App& command, ServeOptions& options) {
       ->capture_default_str();
   command.add_option("--max-message-mib", options.max_message_mib, "Largest message, either way")
       ->check(CLI::Range(1, 2047))
+      ->capture_default_str();
+  command
+      .add_option("--max-unsent-mib", options.max_unsent_mib,
+                  "What may wait for one client that reads slowly; beyond, it is dropped")
+      ->check(CLI::Range(1, 1048576))
       ->capture_default_str();
   command
       .add_option("--max-bucket-mib", options.max_bucket_mib,

@@ -3,7 +3,21 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/sampling.h"
+
 namespace exact::worker {
+namespace {
+
+// Ids of the largest kept set that one token can have.
+uint64_t most_kept(const SamplingParams& sampling, int32_t vocabulary) {
+  if (sampling.temperature == 0.0f) return 1;
+  auto kept = static_cast<uint64_t>(vocabulary);
+  if (sampling.top_k > 0) kept = std::min(kept, static_cast<uint64_t>(sampling.top_k));
+  const uint64_t allowed = sampling.allowed_ids.size();
+  return allowed > 0 ? std::min(kept, allowed) : kept;
+}
+
+}  // namespace
 
 GenerateRequest to_request(RequestId id, ipc::Generate message) {
   GenerateRequest request;
@@ -15,7 +29,29 @@ GenerateRequest to_request(RequestId id, ipc::Generate message) {
   request.sampling.top_k = message.top_k;
   request.sampling.top_p = message.top_p;
   request.sampling.seed = message.seed;
+  request.sampling.min_p = message.min_p;
+  request.sampling.repetition_penalty = message.repetition_penalty;
+  request.sampling.presence_penalty = message.presence_penalty;
+  request.sampling.frequency_penalty = message.frequency_penalty;
+  for (const ipc::TokenBias& bias : message.logit_bias) {
+    request.sampling.logit_bias.push_back({bias.token, bias.bias});
+  }
+  request.sampling.allowed_ids = std::move(message.allowed_ids);
+  request.sampling.banned_ids = std::move(message.banned_ids);
   request.stop_ids = std::move(message.stop_ids);
+  for (ipc::StopSequence& sequence : message.stop_sequences) {
+    request.stop_sequences.push_back(std::move(sequence.ids));
+  }
+  request.min_new_tokens = message.min_new_tokens;
+  request.ignore_eos = message.ignore_eos;
+  request.forced_ids = std::move(message.forced_ids);
+  request.report.top_logprobs = message.top_logprobs;
+  request.report.entropy = message.entropy;
+  request.report.kept_set = message.kept_set;
+  request.report.prompt_logprobs = message.prompt_logprobs;
+  request.priority = message.priority;
+  request.stream = message.reply_mode == static_cast<uint8_t>(ipc::ReplyMode::tokens);
+  request.masked = message.masked;
   return request;
 }
 
@@ -30,7 +66,18 @@ ipc::Completion to_completion(SampleResult result) {
   for (const VersionSpan& span : result.versions) {
     completion.versions.push_back({span.begin, span.version.value, span.weights_digest.to_hex()});
   }
+  completion.entropies = std::move(result.entropies);
+  completion.top_ids = std::move(result.top_ids);
+  completion.top_logprobs = std::move(result.top_logprobs);
+  completion.kept_counts = std::move(result.kept_counts);
+  completion.kept_ids = std::move(result.kept_ids);
+  completion.prompt_logprobs = std::move(result.prompt_logprobs);
   return completion;
+}
+
+ipc::TokenChunk to_chunk(SampleProgress progress) {
+  return {progress.sample_index, progress.begin, std::move(progress.tokens),
+          std::move(progress.logprobs), std::move(progress.processed_logprobs)};
 }
 
 ipc::ScoreReply to_reply(ScoreResult result, const Digest128& contract) {
@@ -42,13 +89,22 @@ ipc::ScoreReply to_reply(ScoreResult result, const Digest128& contract) {
   return reply;
 }
 
-uint64_t reply_bytes(const ipc::Generate& message, int32_t max_context) {
-  constexpr uint64_t kTokenBytes = 4 + 4 + 4;  // id, raw and processed log-probability
-  constexpr uint64_t kCompletionBytes = 512;   // names, counts, one version
-  const int32_t wanted = message.max_new_tokens > 0 ? message.max_new_tokens : max_context;
-  const auto tokens = static_cast<uint64_t>(std::min(wanted, max_context));
-  const auto samples = static_cast<uint64_t>(std::max(message.n, 0));
-  return kCompletionBytes + samples * (kCompletionBytes + tokens * kTokenBytes);
+uint64_t reply_bytes(const GenerateRequest& request, ipc::ReplyMode mode,
+                     const EngineLimits& limits, int32_t vocabulary) {
+  constexpr uint64_t kCompletionBytes = 1024;  // names, counts, some versions
+  uint64_t token_bytes = 4 + 4 + 4;            // id, raw and processed log-probability
+  if (request.report.entropy) token_bytes += 4;
+  token_bytes += uint64_t{8} * static_cast<uint64_t>(std::max(request.report.top_logprobs, 0));
+  const auto tokens = static_cast<uint64_t>(effective_max_new_tokens(request, limits));
+  if (request.report.kept_set) token_bytes += 4;
+  uint64_t sample_bytes = kCompletionBytes + tokens * token_bytes;
+  if (request.report.kept_set) {
+    const uint64_t ids = tokens * most_kept(request.sampling, vocabulary);
+    sample_bytes += 4 * std::min(ids, static_cast<uint64_t>(kept_ids_limit(request)));
+  }
+  if (request.report.prompt_logprobs) sample_bytes += 4 * request.prompt.size();
+  const auto samples = mode == ipc::ReplyMode::whole ? static_cast<uint64_t>(request.n) : 1;
+  return kCompletionBytes + samples * sample_bytes;
 }
 
 }  // namespace exact::worker

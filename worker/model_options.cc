@@ -45,6 +45,16 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
       ->capture_default_str();
   command.add_option("--max-waiting", limits.max_waiting, "Sequences in the queue")
       ->capture_default_str();
+  command
+      .add_option(
+          "--swap-mib", options.swap_mib,
+          "Host memory that keeps the KV pages of preempted sequences; 0: they are computed "
+          "again. The same bits")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+  command.add_flag("--no-prefix-reuse", options.no_prefix_reuse,
+                   "Compute each prompt anew, also where the cache holds its beginning. The same "
+                   "bits");
 }
 
 Result<LoadedModel> load_model(const ModelOptions& options) {
@@ -53,13 +63,16 @@ Result<LoadedModel> load_model(const ModelOptions& options) {
   EXACT_ASSIGN(backend.cpu.isa, cpu_isa_from_name(options.isa));
   backend.cpu.threads = options.threads;
   backend.cuda.device = options.device;
+  EngineLimits limits = options.limits;
+  limits.swap_bytes = options.swap_mib << 20;
+  limits.prefix_reuse = !options.no_prefix_reuse;
   LoadedModel loaded;
   EXACT_ASSIGN(loaded.config, load_config(options.model));
   EXACT_ASSIGN(loaded.backend, make_backend(backend));
   auto slot = std::make_unique<WeightSlot>(loaded.config, *loaded.backend);
   EXACT_RETURN_IF_ERROR(load_weights(options.model, *slot));
   EXACT_ASSIGN(loaded.engine,
-               Engine::create(loaded.config, *loaded.backend, std::move(slot), options.limits));
+               Engine::create(loaded.config, *loaded.backend, std::move(slot), limits));
   return loaded;
 }
 

@@ -17,7 +17,9 @@ struct ModelOptions {
   int device = 0;
   std::string isa = "auto";
   int threads = 0;
-  EngineLimits limits;
+  int64_t swap_mib = 0;
+  bool no_prefix_reuse = false;
+  EngineLimits limits;  // but for the two above
 };
 
 void add_model_options(CLI::App& command, ModelOptions& options);

@@ -2,11 +2,15 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
+#include <charconv>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <span>
+#include <optional>
+#include <string_view>
+#include <utility>
 #include <vector>
+
+#include "worker/request_fields.h"
 
 namespace exact::worker {
 namespace {
@@ -53,57 +57,73 @@ Status read(const std::string& field, const Json& value, std::vector<int32_t>& o
   return {};
 }
 
+Status read(const std::string& field, const Json& value, bool& out) {
+  if (!value.is_boolean()) return wrong(field, "true or false");
+  out = value.get<bool>();
+  return {};
+}
+
+Status read(const std::string& field, const Json& value, std::vector<std::vector<int32_t>>& out) {
+  constexpr const char* kWanted = "a list of lists of token ids";
+  if (!value.is_array()) return wrong(field, kWanted);
+  out.clear();
+  for (const Json& element : value) {
+    if (!read(field, element, out.emplace_back()).is_ok()) return wrong(field, kWanted);
+  }
+  return {};
+}
+
+// {"17": -2.5}, as OpenAI writes it.
+Status read(const std::string& field, const Json& value, std::vector<TokenBias>& out) {
+  constexpr const char* kWanted = R"(an object of token ids and numbers: {"17": -2.5})";
+  if (!value.is_object()) return wrong(field, kWanted);
+  out.clear();
+  for (const auto& [token, bias] : value.items()) {
+    TokenBias& entry = out.emplace_back();
+    const char* end = token.data() + token.size();
+    const auto parsed = std::from_chars(token.data(), end, entry.token);
+    if (parsed.ec != std::errc() || parsed.ptr != end) return wrong(field, kWanted);
+    if (!read(field, bias, entry.bias).is_ok()) return wrong(field, kWanted);
+  }
+  return {};
+}
+
+// What other programs call a field that is here under another name.
+std::string_view our_name(std::string_view field) {
+  constexpr std::pair<std::string_view, std::string_view> kNames[] = {
+      {"max_tokens", "max_new_tokens"}, {"max_completion_tokens", "max_new_tokens"},
+      {"min_tokens", "min_new_tokens"}, {"stop_token_ids", "stop_ids"},
+      {"logprobs", "top_logprobs"},     {"allowed_token_ids", "allowed_ids"},
+      {"bad_words_ids", "banned_ids"},  {"stop", "stop_sequences"},
+      {"prompt_token_ids", "prompt"},
+  };
+  for (const auto& [theirs, ours] : kNames) {
+    if (field == theirs) return ours;
+  }
+  return {};
+}
+
+Status unknown(const std::string& field) {
+  std::string text = "unknown field '" + field.substr(0, 64) + "'";
+  if (const std::string_view ours = our_name(field); !ours.empty()) {
+    return Status(Code::invalid, text + ": here it is '" + std::string(ours) + "'");
+  }
+  text += "; the fields are id";
+  const GenerateRequest request;
+  for_each_field(request, [&](const char* name, const auto&) { text += std::string(", ") + name; });
+  return Status(Code::invalid, text);
+}
+
 Status read_field(const std::string& field, const Json& value, PromptLine& line) {
-  GenerateRequest& request = line.request;
-  if (field == "prompt") return read(field, value, request.prompt);
-  if (field == "n") return read(field, value, request.n);
-  if (field == "seed") return read(field, value, request.sampling.seed);
-  if (field == "max_new_tokens") return read(field, value, request.max_new_tokens);
-  if (field == "temperature") return read(field, value, request.sampling.temperature);
-  if (field == "top_k") return read(field, value, request.sampling.top_k);
-  if (field == "top_p") return read(field, value, request.sampling.top_p);
-  if (field == "stop_ids") return read(field, value, request.stop_ids);
   if (field == "id") {
     line.id = value.dump(-1, ' ', true, Json::error_handler_t::replace);
     return {};
   }
-  return Status(Code::invalid,
-                "unknown field '" + field.substr(0, 64) +
-                    "'; the fields are prompt, id, n, seed, max_new_tokens, temperature, top_k, "
-                    "top_p and stop_ids");
-}
-
-// JSON has no infinities.
-std::string number(float value) {
-  return std::isfinite(value) ? fmt::format("{:.9g}", value) : "null";
-}
-
-std::string numbers(std::span<const float> values) {
-  std::string out = "[";
-  for (const float value : values) {
-    if (out.size() > 1) out += ", ";
-    out += number(value);
-  }
-  return out + "]";
-}
-
-std::string numbers(std::span<const int32_t> values) {
-  std::string out = "[";
-  for (const int32_t value : values) {
-    if (out.size() > 1) out += ", ";
-    out += std::to_string(value);
-  }
-  return out + "]";
-}
-
-std::string spans(std::span<const VersionSpan> versions) {
-  std::string out = "[";
-  for (const VersionSpan& span : versions) {
-    if (out.size() > 1) out += ", ";
-    out += fmt::format(R"({{"begin": {}, "version": {}, "weights_digest": "{}"}})", span.begin,
-                       span.version.value, span.weights_digest.to_hex());
-  }
-  return out + "]";
+  std::optional<Status> status;
+  for_each_field(line.request, [&](const char* name, auto& out) {
+    if (field == name) status = read(field, value, out);
+  });
+  return status ? *status : unknown(field);
 }
 
 }  // namespace
@@ -118,24 +138,6 @@ Result<PromptLine> parse_prompt_line(std::string_view text, const GenerateReques
   }
   if (!json.contains("prompt")) return Status(Code::invalid, "'prompt' is missing");
   return line;
-}
-
-std::string sample_line(const PromptLine& prompt, const SampleResult& sample,
-                        const Digest128& contract) {
-  const Digest128 weights =
-      sample.versions.empty() ? Digest128{} : sample.versions.back().weights_digest;
-  std::string out = fmt::format(
-      R"({{"id": {}, "sample_index": {}, "finish_reason": "{}", "ids": {}, "logprobs": {}, )"
-      R"("processed_logprobs": {}, "versions": {}, "seed": {}, "contract_id": "{}", )"
-      R"("weights_digest": "{}")",
-      prompt.id, sample.sample_index, finish_reason_name(sample.reason), numbers(sample.tokens),
-      numbers(sample.logprobs), numbers(sample.processed_logprobs), spans(sample.versions),
-      prompt.request.sampling.seed, contract.to_hex(), weights.to_hex());
-  if (!sample.error.is_ok()) {
-    out += ", \"error\": " +
-           Json(sample.error.message()).dump(-1, ' ', true, Json::error_handler_t::replace);
-  }
-  return out + "}";
 }
 
 }  // namespace exact::worker

@@ -2,15 +2,16 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 
-#include "worker/convert.h"
 #include "worker/server_impl.h"
 
 namespace exact::worker {
 namespace {
 
 constexpr std::chrono::milliseconds kIdleWait{100};  // until the flags are looked at again
+constexpr std::chrono::milliseconds kUnsentWait{5};  // until what waits for a client is tried again
 constexpr int32_t kSilentHeartbeats = 3;
 // A flood of messages may hide a client's heartbeat behind it: wait longer for it.
 constexpr int32_t kSilentHeartbeatsInFlood = 30;
@@ -28,6 +29,8 @@ Status check_limits(const ServerLimits& limits) {
   EXACT_RETURN_IF_ERROR(require("max_message_bytes", static_cast<int64_t>(limits.max_message_bytes),
                                 4096, int64_t{1} << 31));
   EXACT_RETURN_IF_ERROR(require("max_queued_messages", limits.max_queued_messages, 1, 1 << 20));
+  EXACT_RETURN_IF_ERROR(require("max_unsent_bytes", static_cast<int64_t>(limits.max_unsent_bytes),
+                                4096, int64_t{1} << 40));
   EXACT_RETURN_IF_ERROR(require("max_bucket_bytes", static_cast<int64_t>(limits.max_bucket_bytes),
                                 4096, int64_t{1} << 36));
   EXACT_RETURN_IF_ERROR(require("heartbeat_ms", limits.heartbeat_ms, 10, kDay));
@@ -42,7 +45,9 @@ Server::Impl::Impl(Engine& engine, const ServerOptions& options,
     : engine_(engine),
       options_(options),
       socket_(std::move(socket)),
-      clients_(options.limits.max_clients, options.limits.max_requests),
+      clients_(options.limits.max_clients, options.limits.max_requests,
+               {static_cast<size_t>(options.limits.max_queued_messages),
+                options.limits.max_unsent_bytes}),
       session_(engine, {options.limits.max_bucket_bytes,
                         std::chrono::milliseconds(options.limits.update_timeout_ms)}),
       contract_id_(engine.contract().to_hex()) {}
@@ -54,8 +59,10 @@ Status Server::Impl::run() {
       log(LogLevel::info, "draining in_flight=" + std::to_string(clients_.in_flight()));
     }
     EXACT_ASSIGN(const bool all_read, receive_messages());
+    flush_unsent(Clock::now());
     forget_lost(Clock::now(), all_read);
-    if (engine_.has_work()) EXACT_RETURN_IF_ERROR(step_engine());
+    end_overdue(Clock::now());
+    if (engine_.can_step()) EXACT_RETURN_IF_ERROR(step_engine());
     if (draining_ && is_done()) {
       log(LogLevel::info, "drained");
       return {};
@@ -67,12 +74,21 @@ Status Server::Impl::run() {
 
 bool Server::Impl::is_done() const {
   return !engine_.has_work() && clients_.in_flight() == 0 &&
-         session_.state() == WeightSession::State::idle;
+         session_.state() == WeightSession::State::idle && clients_.with_unsent().empty();
+}
+
+// How long to wait for a message before the next step.
+std::chrono::milliseconds Server::Impl::patience(Clock::time_point now) const {
+  constexpr std::chrono::milliseconds kNone{0};
+  if (engine_.can_step() || (draining_ && is_done())) return kNone;
+  const auto wait = clients_.with_unsent().empty() ? kIdleWait : kUnsentWait;
+  const std::optional<Clock::time_point> deadline = clients_.next_deadline();
+  if (!deadline) return wait;
+  return std::clamp(std::chrono::ceil<std::chrono::milliseconds>(*deadline - now), kNone, wait);
 }
 
 Result<bool> Server::Impl::receive_messages() {
-  const bool busy = engine_.has_work() || (draining_ && is_done());
-  std::chrono::milliseconds timeout = busy ? std::chrono::milliseconds(0) : kIdleWait;
+  std::chrono::milliseconds timeout = patience(Clock::now());
   for (int32_t i = 0; i < options_.limits.messages_per_step; i++) {
     EXACT_ASSIGN(const std::optional<ipc::Incoming> incoming, socket_->receive(timeout));
     if (!incoming) return true;
@@ -89,9 +105,17 @@ void Server::Impl::forget_lost(Clock::time_point now, bool all_read) {
   for (const std::string& peer : clients_.silent_since(now - allowed)) {
     drop_client(peer, "silent for " + std::to_string(allowed.count()) + " ms");
   }
+  drop_stalled(now - allowed);
   if (!all_read) return;
   if (const std::optional<Status> expired = session_.expire(now)) {
     log(LogLevel::warning, "update_expired error=\"" + expired->message() + "\"");
+  }
+}
+
+void Server::Impl::end_overdue(Clock::time_point now) {
+  for (const RequestId id : clients_.take_overdue(now)) {
+    // Its last sample may have ended in the last step: then its answer is on its way.
+    (void)engine_.cancel(id, FinishReason::deadline);
   }
 }
 
@@ -103,84 +127,11 @@ Status Server::Impl::step_engine() {
     return report.status();
   }
   if (report->committed) deliver_commit();
+  for (SampleProgress& progress : report->progress) deliver(std::move(progress));
+  for (const MaskWanted& wanted : report->masks_wanted) deliver(wanted);
   for (SampleResult& sample : report->samples) deliver(std::move(sample));
   for (ScoreResult& score : report->scores) deliver(std::move(score));
   return {};
-}
-
-void Server::Impl::deliver(SampleResult result) {
-  InFlight* request = clients_.find_request(result.request);
-  if (request == nullptr) return;  // its client was dropped
-  const RequestId id = result.request;
-  request->reply.completions.push_back(to_completion(std::move(result)));
-  if (--request->samples_left > 0) return;
-  InFlight done = clients_.take(id);
-  std::sort(done.reply.completions.begin(), done.reply.completions.end(),
-            [](const ipc::Completion& a, const ipc::Completion& b) {
-              return a.sample_index < b.sample_index;
-            });
-  answer(done.peer, done.request_id, done.reply);
-}
-
-void Server::Impl::deliver(ScoreResult result) {
-  if (clients_.find_request(result.request) == nullptr) return;  // its client was dropped
-  const InFlight done = clients_.take(result.request);
-  if (!result.error.is_ok()) return refuse(done.peer, done.request_id, result.error);
-  answer(done.peer, done.request_id, to_reply(std::move(result), engine_.contract()));
-}
-
-void Server::Impl::deliver_commit() {
-  const EngineStatus status = engine_.status();
-  const WeightSession::Commit commit = session_.take_commit();
-  const ipc::UpdateCommitted committed{status.version.value, status.weights_digest.to_hex()};
-  log(LogLevel::info, "update_live version=" + std::to_string(committed.weight_version) +
-                          " weights_digest=" + committed.weights_digest);
-  if (!commit.peer.empty()) answer(commit.peer, commit.request_id, committed);
-}
-
-// The engine can't go on: everybody who waits is told.
-void Server::Impl::fail_all(const Status& reason) {
-  for (const RequestId id : clients_.all_requests()) {
-    if (clients_.find_request(id) == nullptr) continue;  // went with its client just now
-    const InFlight request = clients_.take(id);
-    refuse(request.peer, request.request_id, reason);
-  }
-  if (session_.state() == WeightSession::State::committing) {
-    const WeightSession::Commit commit = session_.take_commit();
-    if (!commit.peer.empty()) refuse(commit.peer, commit.request_id, reason);
-  }
-}
-
-void Server::Impl::refuse(const std::string& peer, uint64_t request_id, const Status& reason) {
-  log(LogLevel::debug, "refused request_id=" + std::to_string(request_id) +
-                           " code=" + std::string(code_name(reason.code())) + " error=\"" +
-                           reason.message() + "\"");
-  send(peer, ipc::encode(ipc::ErrorReply{static_cast<uint8_t>(reason.code()), reason.message()},
-                         request_id));
-}
-
-void Server::Impl::send(const std::string& peer, const ipc::Frames& frames) {
-  const Status sent = socket_->send(peer, frames);
-  if (!sent.is_ok()) drop_client(peer, sent.message());
-}
-
-void Server::Impl::drop_client(const std::string& peer, std::string_view why) {
-  const Client* client = clients_.find(peer);
-  if (client == nullptr) return;
-  const std::string name = client->name;
-  const std::vector<RequestId> requests = clients_.forget(peer);
-  for (const RequestId id : requests) {
-    // Its last sample may have ended in this very step: then there is nothing left to cancel.
-    (void)engine_.cancel(id);
-  }
-  const bool had_update = session_.drop(peer);
-  log(LogLevel::warning,
-      "client_dropped client=" + name + " requests=" + std::to_string(requests.size()) +
-          (had_update ? " update=dropped" : "") + " why=\"" + std::string(why) + "\"");
-}
-
-void Server::Impl::log(LogLevel level, const std::string& line) const {
-  if (options_.log) options_.log(level, line);
 }
 
 // ---- the public face

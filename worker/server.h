@@ -1,8 +1,9 @@
 // server.h owns the worker's loop: one thread that receives messages, steps the engine and answers.
 // It takes no signals and prints nothing, so a test can run it in a thread of its own process.
 //
-// Every message has exactly one answer with its request_id. What can't be answered (a peer that is
-// gone or does not read) costs that client its work, never the loop.
+// Every message has exactly one answer with its request_id; a rollout may have parts before it.
+// What can't be sent at once waits, bounded, and grows coarser (outbox.h). A peer that is gone or
+// does not read costs that client its work, never the loop.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +23,7 @@ struct ServerLimits {
   int32_t max_requests = 1024;               // unanswered generate and score, of one client
   uint64_t max_message_bytes = 64ull << 20;  // of one message, header and body
   int32_t max_queued_messages = 1024;        // per client and direction, in the socket
+  uint64_t max_unsent_bytes = 256ull << 20;  // that wait for one client behind its socket's queue
   uint64_t max_bucket_bytes = 256ull << 20;  // half of an update's segment
   int32_t heartbeat_ms = 5'000;              // a client silent for three of these is dead
   int32_t update_timeout_ms = 30'000;        // between two messages of an update

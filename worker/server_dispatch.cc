@@ -3,6 +3,7 @@
 #include <span>
 #include <utility>
 
+#include "engine/sampling.h"
 #include "worker/convert.h"
 #include "worker/server_impl.h"
 #include "worker/version.h"
@@ -11,6 +12,19 @@ namespace exact::worker {
 namespace {
 
 constexpr size_t kMaxClientNameBytes = 256;
+
+// What a rollout asks of the server, not of the engine.
+Status check_delivery(const ipc::Generate& message) {
+  if (message.reply_mode > static_cast<uint8_t>(ipc::ReplyMode::tokens)) {
+    return Status(Code::invalid, "reply_mode is " + std::to_string(message.reply_mode) +
+                                     "; it must be whole (0), samples (1) or tokens (2)");
+  }
+  if (message.deadline_ms < 0) {
+    return Status(Code::invalid, "deadline_ms is " + std::to_string(message.deadline_ms) +
+                                     "; it must be 0 (none) or more");
+  }
+  return {};
+}
 
 std::span<const std::byte> bytes_of(const std::string& text) {
   return std::as_bytes(std::span(text.data(), text.size()));
@@ -60,6 +74,8 @@ void Server::Impl::dispatch(const ipc::Header& header, const std::string& body,
       return decode_and_handle<ipc::Score>(header, body, context);
     case ipc::MessageType::cancel:
       return decode_and_handle<ipc::Cancel>(header, body, context);
+    case ipc::MessageType::allow:
+      return decode_and_handle<ipc::Allow>(header, body, context);
     case ipc::MessageType::status:
       return decode_and_handle<ipc::StatusQuery>(header, body, context);
     case ipc::MessageType::update_begin:
@@ -131,27 +147,50 @@ Status Server::Impl::check_accepting(const Context& context) {
 
 Status Server::Impl::handle_message(ipc::Generate message, const Context& context) {
   EXACT_RETURN_IF_ERROR(check_accepting(context));
-  const uint64_t bytes = reply_bytes(message, engine_.limits().max_context);
-  if (bytes > options_.limits.max_message_bytes) {
-    return Status(Code::invalid, "n and max_new_tokens allow an answer of " +
-                                     std::to_string(bytes) + " bytes, more than the " +
-                                     std::to_string(options_.limits.max_message_bytes) +
-                                     " of one message: ask for fewer samples or tokens");
+  EXACT_RETURN_IF_ERROR(check_delivery(message));
+  InFlight in_flight{context.peer, context.request_id, false, message.n, {}, {}, {}};
+  in_flight.mode = static_cast<ipc::ReplyMode>(message.reply_mode);
+  if (message.deadline_ms > 0) {
+    in_flight.deadline = context.now + std::chrono::milliseconds(message.deadline_ms);
   }
-  InFlight request{context.peer, context.request_id, false, message.n, {}};
-  request.reply.contract_id = contract_id_;
-  request.reply.seed = message.seed;
+  in_flight.reply.contract_id = contract_id_;
+  in_flight.reply.seed = message.seed;
+
   const RequestId id{next_request_++};
-  EXACT_RETURN_IF_ERROR(engine_.submit(to_request(id, std::move(message))));
-  clients_.add(id, std::move(request));
+  GenerateRequest request = to_request(id, std::move(message));
+  request.client = clients_.find(context.peer)->number;
+  // The size of an answer is the size of what is valid.
+  EXACT_RETURN_IF_ERROR(validate(request, engine_.config(), engine_.limits()));
+  EXACT_RETURN_IF_ERROR(check_reply_size(request, in_flight.mode));
+  EXACT_RETURN_IF_ERROR(engine_.submit(std::move(request)));
+  clients_.add(id, std::move(in_flight));
   return {};
+}
+
+Status Server::Impl::check_reply_size(const GenerateRequest& request, ipc::ReplyMode mode) const {
+  const uint64_t bytes = reply_bytes(request, mode, engine_.limits(), engine_.config().vocabulary);
+  const uint64_t limit = options_.limits.max_message_bytes;
+  if (bytes <= limit) return {};
+  const bool whole = mode == ipc::ReplyMode::whole;
+  const std::string first = whole ? "n, max_new_tokens" : "max_new_tokens";
+  std::string advice =
+      whole ? "fewer samples or tokens, or for reply_mode samples" : "fewer tokens";
+  if (request.report.kept_set) advice += ", or for a kept_set with a smaller top_k";
+  return Status(Code::invalid, first + " and what is to be reported allow " +
+                                   (whole ? "an answer of " : "a sample of ") +
+                                   std::to_string(bytes) + " bytes, more than the " +
+                                   std::to_string(limit) + " of one message: ask for " + advice);
 }
 
 Status Server::Impl::handle_message(ipc::Score message, const Context& context) {
   EXACT_RETURN_IF_ERROR(check_accepting(context));
   const RequestId id{next_request_++};
-  EXACT_RETURN_IF_ERROR(engine_.submit(ScoreRequest{id, std::move(message.tokens)}));
-  clients_.add(id, InFlight{context.peer, context.request_id, true, 1, {}});
+  ScoreRequest request;
+  request.id = id;
+  request.tokens = std::move(message.tokens);
+  request.client = clients_.find(context.peer)->number;
+  EXACT_RETURN_IF_ERROR(engine_.submit(std::move(request)));
+  clients_.add(id, InFlight{context.peer, context.request_id, true, 1, {}, {}, {}});
   return {};
 }
 
@@ -160,6 +199,20 @@ Status Server::Impl::handle_message(ipc::Cancel message, const Context& context)
   const auto target = client->requests.find(message.target_request_id);
   const bool found = target != client->requests.end() && engine_.cancel(target->second).is_ok();
   answer(context.peer, context.request_id, ipc::CancelReply{found});
+  return {};
+}
+
+Status Server::Impl::handle_message(ipc::Allow message, const Context& context) {
+  const Client* client = clients_.find(context.peer);
+  const auto target = client->requests.find(message.target_request_id);
+  if (target == client->requests.end()) {
+    return Status(Code::not_found, "target_request_id " +
+                                       std::to_string(message.target_request_id) +
+                                       " is no request of this client that is in flight");
+  }
+  EXACT_RETURN_IF_ERROR(
+      engine_.allow(target->second, message.sample_index, message.index, message.ids));
+  answer(context.peer, context.request_id, ipc::AllowReply{});
   return {};
 }
 

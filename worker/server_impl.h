@@ -1,11 +1,15 @@
 // server_impl.h owns the inside of the server: its state, all touched by the loop's thread alone,
-// and two flags that anybody may set. server.cc has the loop, server_dispatch.cc the messages.
+// and two flags that anybody may set. server.cc has the loop, server_dispatch.cc the messages,
+// server_delivery.cc what goes out.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "ipc/codec.h"
 #include "ipc/socket.h"
@@ -35,19 +39,29 @@ class Server::Impl {
   // ---- the loop (server.cc)
   // True when nothing is left to read.
   Result<bool> receive_messages();
+  std::chrono::milliseconds patience(Clock::time_point now) const;
   void forget_lost(Clock::time_point now, bool all_read);
+  void end_overdue(Clock::time_point now);
   Status step_engine();
+  bool is_done() const;
+
+  // ---- what a step made (server_delivery.cc)
+  void deliver(SampleProgress progress);
+  void deliver(const MaskWanted& wanted);
   void deliver(SampleResult result);
   void deliver(ScoreResult result);
   void deliver_commit();
   void fail_all(const Status& reason);
-  bool is_done() const;
 
-  // ---- answers (server.cc). Whoever can't be answered is dropped.
+  // ---- answers (server_delivery.cc). Whoever can't be answered is dropped.
   template <class Message>
   void answer(const std::string& peer, uint64_t request_id, const Message& message);
+  Status check_size(const ipc::Frames& frames) const;
   void refuse(const std::string& peer, uint64_t request_id, const Status& reason);
-  void send(const std::string& peer, const ipc::Frames& frames);
+  void send(const std::string& peer, ipc::Frames frames);
+  // Tries again to send what waits; drops who has taken nothing since `time`.
+  void flush_unsent(Clock::time_point now);
+  void drop_stalled(Clock::time_point time);
   void drop_client(const std::string& peer, std::string_view why);
   void log(LogLevel level, const std::string& line) const;
 
@@ -63,12 +77,15 @@ class Server::Impl {
   Status handle_message(ipc::Generate message, const Context& context);
   Status handle_message(ipc::Score message, const Context& context);
   Status handle_message(ipc::Cancel message, const Context& context);
+  Status handle_message(ipc::Allow message, const Context& context);
   Status handle_message(ipc::StatusQuery message, const Context& context);
   Status handle_message(ipc::UpdateBegin message, const Context& context);
   Status handle_message(ipc::UpdateBucket message, const Context& context);
   Status handle_message(ipc::UpdateCommit message, const Context& context);
   Status handle_message(ipc::UpdateAbort message, const Context& context);
   Status check_accepting(const Context& context);
+  // invalid: the longest answer or part could exceed one message.
+  Status check_reply_size(const GenerateRequest& request, ipc::ReplyMode mode) const;
 
   Engine& engine_;
   ServerOptions options_;
@@ -84,16 +101,10 @@ class Server::Impl {
 
 template <class Message>
 void Server::Impl::answer(const std::string& peer, uint64_t request_id, const Message& message) {
-  const ipc::Frames frames = ipc::encode(message, request_id);
-  const uint64_t bytes = frames.body.size();
-  if (bytes > options_.limits.max_message_bytes) {
-    return refuse(peer, request_id,
-                  Status(Code::exhausted, "the answer has " + std::to_string(bytes) +
-                                              " bytes, more than the " +
-                                              std::to_string(options_.limits.max_message_bytes) +
-                                              " of one message: ask for less at once"));
-  }
-  send(peer, frames);
+  ipc::Frames frames = ipc::encode(message, request_id);
+  const Status fits = check_size(frames);
+  if (!fits.is_ok()) return refuse(peer, request_id, fits);
+  send(peer, std::move(frames));
 }
 
 }  // namespace exact::worker

@@ -19,7 +19,13 @@ namespace exact {
 namespace {
 
 constexpr int32_t kVocabulary = 40;
-constexpr int64_t kDraws = 200'000;
+// A tenth of them under a sanitizer, which slows a draw down tenfold.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int64_t kDraws = 100'000;
+#else
+constexpr int64_t kDraws = 1'000'000;
+#endif
+constexpr int64_t kBatch = 50'000;  // of draws that are held at once
 
 // Logits from 3 downwards in no particular order of ids, all apart: 7 and 40 have no common factor.
 std::vector<uint16_t> make_logits() {
@@ -31,12 +37,30 @@ std::vector<uint16_t> make_logits() {
   return logits;
 }
 
-// softmax(logits / T) in double, cut by top-k, then top-p, then min-p, and renormalised.
-std::vector<double> exact_probabilities(const std::vector<uint16_t>& logits, const SampleRow& row) {
-  std::vector<double> p(logits.size());
-  for (size_t i = 0; i < p.size(); i++) {
-    p[i] = std::exp(static_cast<double>(bf16_to_float(logits[i])) / row.temperature);
+// The logits after penalties and biases, in double; -inf for a token that a mask drops.
+std::vector<double> edited_logits(const std::vector<uint16_t>& logits, const SampleRow& row) {
+  std::vector<double> x(logits.size());
+  for (size_t i = 0; i < x.size(); i++) x[i] = static_cast<double>(bf16_to_float(logits[i]));
+  if (row.detail == nullptr) return x;
+  const SampleDetail& detail = *row.detail;
+  const double repetition = detail.repetition_penalty;
+  for (const LogitEdit& edit : detail.edits) {
+    double& value = x[static_cast<size_t>(edit.token)];
+    if (edit.seen) value = value < 0 ? value * repetition : value / repetition;
+    value -= static_cast<double>(detail.frequency_penalty) * edit.count;
+    if (edit.count > 0) value -= static_cast<double>(detail.presence_penalty);
+    value += static_cast<double>(edit.bias);
   }
+  for (size_t i = 0; i < x.size() && !detail.allowed.empty(); i++) {
+    if ((detail.allowed[i / 32] >> (i % 32) & 1u) == 0) x[i] = -INFINITY;
+  }
+  return x;
+}
+
+// softmax(edited logits / T) in double, cut by top-k, then top-p, then min-p, and renormalised.
+std::vector<double> exact_probabilities(const std::vector<uint16_t>& logits, const SampleRow& row) {
+  std::vector<double> p = edited_logits(logits, row);
+  for (double& value : p) value = std::exp(value / row.temperature);
   std::vector<size_t> order(p.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return p[a] > p[b]; });
@@ -121,29 +145,30 @@ class SamplingStatistics : public testing::Test {
   static void by_seed(SampleRow& row, int64_t d) { row.seed = static_cast<uint64_t>(d); }
   static void by_high_seed(SampleRow& row, int64_t d) { row.seed = static_cast<uint64_t>(d) << 32; }
 
-  static std::vector<int64_t> count_tokens(const std::vector<SampleOutcome>& outcomes) {
-    std::vector<int64_t> counts(kVocabulary, 0);
-    for (const SampleOutcome& outcome : outcomes) counts.at(static_cast<size_t>(outcome.token))++;
-    return counts;
-  }
-
   // Frequencies, the kept set, and the log-probabilities that come with each draw.
   void expect_exact(const SampleRow& row, const std::string& what,
                     const std::function<void(SampleRow&, int64_t)>& place = by_position) {
     const std::vector<double> p = exact_probabilities(logits_, row);
     SampleRow plain = row;
     plain.temperature = 1.0f, plain.top_k = 0, plain.top_p = 1.0f, plain.min_p = 0.0f;
+    plain.detail = nullptr;
     const std::vector<double> raw = exact_probabilities(logits_, plain);
-    const auto outcomes = draw(row, kDraws, place);
-    for (const SampleOutcome& outcome : outcomes) {
-      ASSERT_GE(outcome.token, 0) << what;
-      const auto token = static_cast<size_t>(outcome.token);
-      ASSERT_GT(p[token], 0.0) << what << ": token " << token << " was cut off";
-      // Sums of 40 fp32 terms, log-probabilities of size below 32: an error below 40 * 32 * 2^-24.
-      ASSERT_NEAR(outcome.logprob, std::log(raw[token]), 1e-4) << what;
-      ASSERT_NEAR(outcome.processed_logprob, std::log(p[token]), 1e-4) << what;
+    std::vector<int64_t> counts(kVocabulary, 0);
+    for (int64_t first = 0; first < kDraws; first += kBatch) {
+      const auto outcomes =
+          draw(row, kBatch, [&](SampleRow& drawn, int64_t d) { place(drawn, first + d); });
+      for (const SampleOutcome& outcome : outcomes) {
+        ASSERT_GE(outcome.token, 0) << what;
+        const auto token = static_cast<size_t>(outcome.token);
+        ASSERT_GT(p[token], 0.0) << what << ": token " << token << " was cut off";
+        // Sums of 40 fp32 terms, log-probabilities of size below 32: an error below
+        // 40 * 32 * 2^-24.
+        ASSERT_NEAR(outcome.logprob, std::log(raw[token]), 1e-4) << what;
+        ASSERT_NEAR(outcome.processed_logprob, std::log(p[token]), 1e-4) << what;
+        counts[token]++;
+      }
     }
-    EXPECT_LT(chi_square_deviation(count_tokens(outcomes), p), kMostDeviation) << what;
+    EXPECT_LT(chi_square_deviation(counts, p), kMostDeviation) << what;
   }
 
   std::unique_ptr<Backend> backend_;
@@ -169,6 +194,40 @@ TEST_F(SamplingStatistics, FiltersKeepTheirTokensAndRenormalise) {
   expect_exact({.seed = 33, .min_p = 0.17f}, "min-p 0.17");
   expect_exact({.seed = 34, .temperature = 1.5f, .top_k = 25, .top_p = 0.9f, .min_p = 0.05f},
                "all of them");
+}
+
+// Some tokens of a prompt, of the output and of neither, likely ones and unlikely ones.
+const std::vector<LogitEdit> kEdits = {{.token = 0, .seen = true},
+                                       {.token = 3, .count = 2, .seen = true},
+                                       {.token = 17, .count = 5, .seen = true, .bias = 0.5f},
+                                       {.token = 23, .count = 1, .seen = true},
+                                       {.token = 29, .bias = -1.5f},
+                                       {.token = 39, .bias = 2.5f}};
+
+TEST_F(SamplingStatistics, EditedLogitsAreDrawnFrom) {
+  const SampleDetail repetition{.repetition_penalty = 1.7f, .edits = kEdits};
+  expect_exact({.seed = 61, .detail = &repetition}, "repetition and biases");
+  const SampleDetail counted{
+      .presence_penalty = 0.75f, .frequency_penalty = -0.3f, .edits = kEdits};
+  expect_exact({.seed = 62, .detail = &counted}, "presence and frequency");
+}
+
+TEST_F(SamplingStatistics, MaskedTokensAreNotDrawn) {
+  const std::vector<uint32_t> mask = {0x5a5af00fu, 0x0000000fu};
+  const SampleDetail masked{.allowed = mask};
+  expect_exact({.seed = 63, .detail = &masked}, "a mask");
+  const SampleDetail all{.repetition_penalty = 1.3f,
+                         .presence_penalty = 0.2f,
+                         .frequency_penalty = 0.1f,
+                         .edits = kEdits,
+                         .allowed = mask};
+  expect_exact({.seed = 64,
+                .temperature = 0.8f,
+                .top_k = 12,
+                .top_p = 0.93f,
+                .min_p = 0.02f,
+                .detail = &all},
+               "everything at once");
 }
 
 TEST_F(SamplingStatistics, ATopKOfTheVocabularyOrMoreIsOff) {
@@ -229,7 +288,7 @@ TEST_F(SamplingStatistics, NeighbouringDrawsAreIndependent) {
   }
   const std::function<void(SampleRow&, int64_t)> places[] = {by_position, by_sample, by_seed};
   for (size_t which = 0; which < 3; which++) {
-    const auto outcomes = draw(base, kDraws, places[which]);
+    const auto outcomes = draw(base, kDraws / 5, places[which]);
     std::vector<int64_t> counts(pair_p.size(), 0);
     for (size_t d = 0; d + 1 < outcomes.size(); d += 2) {
       counts.at(static_cast<size_t>(outcomes[d].token * kVocabulary + outcomes[d + 1].token))++;
@@ -238,12 +297,27 @@ TEST_F(SamplingStatistics, NeighbouringDrawsAreIndependent) {
   }
 }
 
+// Sample i draws the same whatever n is, and whatever its neighbours ask for.
 TEST_F(SamplingStatistics, ARowsDrawIgnoresTheRowsBesideIt) {
-  const auto many = draw({.seed = 5}, 64, by_sample);
-  for (int64_t d = 0; d < 64; d++) {
-    const auto alone = draw({.seed = 5}, 1, [d](SampleRow& row, int64_t) { by_sample(row, d); });
-    ASSERT_EQ(alone[0].token, many[static_cast<size_t>(d)].token);
-    ASSERT_EQ(alone[0].logprob, many[static_cast<size_t>(d)].logprob);
+  const SampleDetail biased{.repetition_penalty = 2.0f, .edits = kEdits};
+  for (const SampleDetail* detail : {static_cast<const SampleDetail*>(nullptr), &biased}) {
+    const SampleRow base{.seed = 5, .detail = detail};
+    const auto many = draw(base, 64, by_sample);
+    const auto few = draw(base, 7, by_sample);
+    const auto among_others = draw(base, 64, [&](SampleRow& row, int64_t d) {
+      by_sample(row, d);
+      if (d % 2 == 0)
+        row = {.seed = 9, .top_k = 3, .detail = detail == nullptr ? &biased : nullptr};
+    });
+    for (int64_t d = 0; d < 64; d++) {
+      const auto i = static_cast<size_t>(d);
+      const auto alone = draw(base, 1, [d](SampleRow& row, int64_t) { by_sample(row, d); });
+      ASSERT_EQ(alone[0].token, many[i].token);
+      ASSERT_EQ(alone[0].logprob, many[i].logprob);
+      ASSERT_EQ(alone[0].processed_logprob, many[i].processed_logprob);
+      ASSERT_EQ(d < 7 ? few[i].token : many[i].token, many[i].token);
+      ASSERT_EQ(d % 2 == 1 ? among_others[i].token : many[i].token, many[i].token);
+    }
   }
 }
 

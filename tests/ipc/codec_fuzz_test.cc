@@ -16,7 +16,7 @@ namespace exact::ipc {
 namespace {
 
 constexpr uint64_t kSeed = 20240607;
-constexpr int kMutationsPerMessage = 12'000;  // of 21 messages
+constexpr int kMutationsPerMessage = 10'000;  // of 26 messages
 
 // Bytes with nothing readable behind them, so that a sanitizer sees a read beyond the end.
 std::vector<std::byte> exact_bytes(const std::string& text) {

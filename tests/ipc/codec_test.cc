@@ -74,13 +74,43 @@ TEST(Codec, FieldsKeepTheirValues) {
   EXPECT_TRUE(came->stop_ids.empty());
 }
 
+TEST(Codec, WhatARolloutMayAskForKeepsItsValues) {
+  Generate sent;
+  sent.logit_bias = {{7, -0.0f}, {9, 2.5f}};
+  sent.stop_sequences = {{{1, 2}}, {{}}, {{3}}};
+  sent.ignore_eos = true;
+  sent.reply_mode = static_cast<uint8_t>(ReplyMode::tokens);
+  sent.deadline_ms = -5;  // ranges are the worker's to judge
+  const auto came = decode<Generate>(encode(sent, 1).body);
+  ASSERT_TRUE(came.is_ok()) << came.status().to_string();
+  ASSERT_EQ(came->logit_bias.size(), 2u);
+  EXPECT_EQ(came->logit_bias[0].token, 7);
+  EXPECT_TRUE(std::signbit(came->logit_bias[0].bias));
+  EXPECT_EQ(came->logit_bias[1].bias, 2.5f);
+  ASSERT_EQ(came->stop_sequences.size(), 3u);
+  EXPECT_EQ(came->stop_sequences[0].ids, (std::vector<int32_t>{1, 2}));
+  EXPECT_TRUE(came->stop_sequences[1].ids.empty());
+  EXPECT_TRUE(came->ignore_eos);
+  EXPECT_FALSE(came->masked);
+  EXPECT_EQ(came->reply_mode, 2);
+  EXPECT_EQ(came->deadline_ms, -5);
+}
+
+TEST(Codec, ChunksAppendedAreOneChunk) {
+  TokenChunk whole{3, 10, {1, 2}, {-1.0f, -2.0f}, {-0.5f, -0.25f}};
+  whole.append({3, 12, {4}, {-3.0f}, {-4.0f}});
+  EXPECT_EQ(
+      encode(whole, 1).body,
+      encode(TokenChunk{3, 10, {1, 2, 4}, {-1.0f, -2.0f, -3.0f}, {-0.5f, -0.25f, -4.0f}}, 1).body);
+}
+
 TEST(Codec, BytesAreWhatTheProtocolSays) {
   Score score;
   score.tokens = {3, -1};
   const Frames frames = encode(score, 0x0102030405060708);
   EXPECT_EQ(frames.body, "\x06tokens\x02\0\0\0\0\0\0\0\x03\0\0\0\xff\xff\xff\xff"s);
   EXPECT_EQ(frames.header.substr(0, 20),
-            "EXCT\x01\0\x07\0\x08\x07\x06\x05\x04\x03\x02\x01\x17\0\0\0"s);
+            "EXCT\x02\0\x07\0\x08\x07\x06\x05\x04\x03\x02\x01\x17\0\0\0"s);
   EXPECT_EQ(frames.header.substr(20), "\x0a\xd0\x0c\xb4\xd4\x61\x60\xcf"s);
 
   CancelReply found;
@@ -104,9 +134,9 @@ TEST(Codec, EveryTypeHasItsOwnNameAndNumber) {
     names.insert(message_type_name(Message::kType));
     numbers.insert(static_cast<uint16_t>(Message::kType));
   });
-  EXPECT_EQ(names.size(), 21u);
-  EXPECT_EQ(numbers.size(), 21u);
-  EXPECT_EQ(*numbers.rbegin(), 20u);
+  EXPECT_EQ(names.size(), 26u);
+  EXPECT_EQ(numbers.size(), 26u);
+  EXPECT_EQ(*numbers.rbegin(), 25u);
   EXPECT_FALSE(names.contains("unknown"));
   EXPECT_EQ(message_type_name(static_cast<MessageType>(999)), "unknown");
 }
@@ -130,7 +160,7 @@ TEST(Codec, AnotherProtocolVersionNamesBoth) {
   const Status status = decode_header(as_bytes(header)).status();
   EXPECT_EQ(status.code(), Code::contract_mismatch);
   EXPECT_THAT(status.message(), HasSubstr("version 9"));
-  EXPECT_THAT(status.message(), HasSubstr("version 1"));
+  EXPECT_THAT(status.message(), HasSubstr("version 2"));
 }
 
 TEST(Codec, UnknownTypeStillHasAHeaderToAnswer) {

@@ -26,8 +26,9 @@ class FieldNames {
 
  private:
   template <class T>
-  void add(const char* name, T&) {
+  void add(const char* name, T& value) {
     names.emplace_back(name);
+    if constexpr (std::is_class_v<T> && !std::is_same_v<T, std::string>) value.serialize(*this);
   }
   template <class T>
   void add(const char* name, std::vector<T>&) {

@@ -67,7 +67,9 @@ void for_each_message(Visit visit) {
        std::type_identity<UpdateReady>(), std::type_identity<UpdateBucket>(),
        std::type_identity<UpdateBucketDone>(), std::type_identity<UpdateCommit>(),
        std::type_identity<UpdateCommitted>(), std::type_identity<UpdateAbort>(),
-       std::type_identity<UpdateAborted>());
+       std::type_identity<UpdateAborted>(), std::type_identity<SampleDone>(),
+       std::type_identity<TokenChunk>(), std::type_identity<MaskWanted>(),
+       std::type_identity<Allow>(), std::type_identity<AllowReply>());
 }
 
 }  // namespace exact::ipc

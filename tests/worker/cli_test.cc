@@ -193,12 +193,101 @@ TEST_F(CommandLine, GenerateGivesTheSameBytesWhateverTheSchedule) {
   EXPECT_EQ(samples[0]["versions"][0]["weights_digest"], samples[0]["weights_digest"]);
 }
 
+// What an option says as a default, a line may say by itself: the same bytes.
+TEST_F(CommandLine, OptionsAndLinesSayTheSame) {
+  write_text(scratch_ / "plain", "{\"prompt\": [1, 2, 3]}\n");
+  write_text(scratch_ / "full",
+             "{\"prompt\": [1, 2, 3], \"n\": 2, \"seed\": 7, \"max_new_tokens\": 20, "
+             "\"min_new_tokens\": 2, \"temperature\": 0.9, \"top_k\": 50, \"top_p\": 0.95, "
+             "\"min_p\": 0.01, \"repetition_penalty\": 1.1, \"presence_penalty\": -0.5, "
+             "\"frequency_penalty\": 0.25, \"logit_bias\": {\"17\": -2.5, \"18\": 1}, "
+             "\"allowed_ids\": [17, 18, 19, 20, 21], \"banned_ids\": [21], \"stop_ids\": [5], "
+             "\"stop_sequences\": [[18, 18], [19, 19, 19]], \"ignore_eos\": true, "
+             "\"forced_ids\": [19], \"top_logprobs\": 3, \"entropy\": true, \"kept_set\": true, "
+             "\"prompt_logprobs\": true, \"priority\": 2}\n");
+  const std::vector<std::string> base{"generate", "--model", model(), "--out", scratch_ / "out"};
+  expect_end(with(base, {"--prompts", scratch_ / "full"}), 0, "tokens/s");
+  const std::string by_line = text_of(scratch_ / "out");
+  expect_end(with(base, {"--prompts",
+                         scratch_ / "plain",
+                         "--n",
+                         "2",
+                         "--seed",
+                         "7",
+                         "--max-new-tokens",
+                         "20",
+                         "--min-new-tokens",
+                         "2",
+                         "--temperature",
+                         "0.9",
+                         "--top-k",
+                         "50",
+                         "--top-p",
+                         "0.95",
+                         "--min-p",
+                         "0.01",
+                         "--repetition-penalty",
+                         "1.1",
+                         "--presence-penalty",
+                         "-0.5",
+                         "--frequency-penalty",
+                         "0.25",
+                         "--logit-bias",
+                         "17:-2.5",
+                         "--logit-bias",
+                         "18:1",
+                         "--allowed-id",
+                         "17",
+                         "18",
+                         "19",
+                         "20",
+                         "21",
+                         "--banned-id",
+                         "21",
+                         "--stop-id",
+                         "5",
+                         "--stop-sequence",
+                         "18,18",
+                         "--stop-sequence",
+                         "19,19,19",
+                         "--ignore-eos",
+                         "--forced-id",
+                         "19",
+                         "--top-logprobs",
+                         "3",
+                         "--entropy",
+                         "--kept-set",
+                         "--prompt-logprobs",
+                         "--priority",
+                         "2"}),
+             0, "tokens/s");
+  EXPECT_EQ(text_of(scratch_ / "out"), by_line);
+  const auto first = nlohmann::json::parse(by_line.substr(0, by_line.find('\n')));
+  const size_t tokens = first["ids"].size();
+  EXPECT_EQ(first["ids"][0], 19);
+  EXPECT_EQ(first["entropies"].size(), tokens);
+  EXPECT_EQ(first["top_ids"].size(), tokens);
+  EXPECT_EQ(first["top_logprobs"][0].size(), 3u);
+  EXPECT_EQ(first["prompt_logprobs"].size(), 2u);
+  for (const auto& kept : first["kept_ids"]) {
+    for (const int id : kept) EXPECT_TRUE(id >= 17 && id <= 20) << id;
+  }
+  expect_end(with(base, {"--prompts", scratch_ / "plain", "--logit-bias", "x"}), 2, "TOKEN:BIAS");
+  expect_end(with(base, {"--prompts", scratch_ / "plain", "--stop-sequence", "1,,2"}), 2,
+             "--stop-sequence");
+}
+
 TEST_F(CommandLine, BadPromptIsRefusedWithItsLineNumberAndNothingIsWritten) {
   const std::vector<std::pair<std::string, std::string>> cases{
       {"{\"prompt\": [1}", "not valid JSON"},
       {"[1, 2]", "not an object"},
       {"{\"n\": 1}", "'prompt' is missing"},
       {"{\"prompt\": [1], \"temprature\": 1}", "unknown field 'temprature'"},
+      {"{\"prompt\": [1], \"max_tokens\": 1}", "here it is 'max_new_tokens'"},
+      {"{\"prompt\": [1], \"entropy\": 1}", "'entropy' must be true or false"},
+      {"{\"prompt\": [1], \"stop_sequences\": [1]}", "'stop_sequences' must be a list of lists"},
+      {"{\"prompt\": [1], \"logit_bias\": {\"a\": 1}}", "'logit_bias' must be an object"},
+      {"{\"prompt\": [1], \"min_p\": 2}", "min_p"},
       {"{\"prompt\": [1.5]}", "'prompt' must be a list of token ids"},
       {"{\"prompt\": [99999999999]}", "'prompt' must be a list of token ids"},
       {"{\"prompt\": [1], \"n\": \"2\"}", "'n' must be a whole number"},

@@ -2,13 +2,17 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
+#include <variant>
 #include <vector>
 
+#include "ipc/codec.h"
 #include "tests/worker/bridge_fixture.h"
 #include "trainer_bridge/client.h"
+#include "trainer_bridge/rollout_check.h"
 
 namespace exact::bridge_tests {
 namespace {
@@ -109,6 +113,76 @@ TEST(ClientWithWorker, RealWorkerGeneratesScoresAndCancels) {
   const auto unknown = client->cancel(123'456);
   ASSERT_TRUE(unknown.is_ok());
   EXPECT_FALSE(*unknown);
+}
+
+// Everything that a rollout may ask for, in each mode: the same completions, and what they should
+// be.
+TEST(ClientWithWorker, EachModeGivesTheSameOfAllThatCanBeAsked) {
+  const PrivateEndpoint endpoint;
+  const InProcessWorker worker(tiny_config(), 1, endpoint.name());
+  const auto client = connect(endpoint.name());
+  ipc::Generate request = prompt_of(5);
+  request.n = 4;
+  request.seed = 11;
+  request.max_new_tokens = 24;
+  request.min_new_tokens = 3;
+  request.temperature = 0.8f;
+  request.top_k = 40;
+  request.top_p = 0.95f;
+  request.min_p = 0.01f;
+  request.repetition_penalty = 1.2f;
+  request.presence_penalty = 0.3f;
+  request.frequency_penalty = -0.2f;
+  request.logit_bias = {{7, 3.0f}, {9, -2.0f}};
+  request.banned_ids = {11};
+  request.stop_sequences = {{{7, 7}}, {{7, 12, 7}}};
+  request.forced_ids = {20, 21};
+  request.top_logprobs = 3;
+  request.entropy = request.kept_set = request.prompt_logprobs = true;
+  std::vector<std::string> bodies;
+  for (const auto mode : {ipc::ReplyMode::whole, ipc::ReplyMode::samples, ipc::ReplyMode::tokens}) {
+    request.reply_mode = static_cast<uint8_t>(mode);
+    const auto reply = client->generate(request);
+    ASSERT_TRUE(reply.is_ok()) << reply.status().to_string();
+    const Status checked = bridge::check_rollout(request, *reply);
+    EXPECT_TRUE(checked.is_ok()) << checked.to_string();
+    bodies.push_back(ipc::encode(*reply, 1).body);
+  }
+  EXPECT_EQ(bodies[1], bodies[0]);
+  EXPECT_EQ(bodies[2], bodies[0]);
+}
+
+TEST(ClientWithWorker, ManyStreamsOfOneClientEachAddUp) {
+  const PrivateEndpoint endpoint;
+  const InProcessWorker worker(tiny_config(), 1, endpoint.name());
+  const auto client = connect(endpoint.name());
+  std::map<uint64_t, ipc::Generate> requests;
+  for (uint64_t i = 0; i < 12; i++) {
+    ipc::Generate request = prompt_of(2 + i);
+    request.seed = i;
+    request.max_new_tokens = 30;
+    request.n = 2;
+    request.reply_mode = static_cast<uint8_t>(ipc::ReplyMode::tokens);
+    const auto id = client->submit(request);
+    ASSERT_TRUE(id.is_ok());
+    requests.emplace(*id, request);
+  }
+  size_t tokens = 0, samples = 0;
+  while (client->in_flight() > 0) {
+    const auto event = client->next_event(milliseconds(20'000));
+    ASSERT_TRUE(event.is_ok()) << event.status().to_string();
+    if (const auto* chunk = std::get_if<ipc::TokenChunk>(&event->what)) {
+      tokens += chunk->tokens.size();
+    } else if (const auto* done = std::get_if<ipc::SampleDone>(&event->what)) {
+      samples++;
+      EXPECT_TRUE(
+          bridge::check_completion(requests.at(event->request_id), done->completion).is_ok());
+    } else if (const auto* reply = std::get_if<bridge::Reply>(&event->what)) {
+      EXPECT_TRUE(reply->error.is_ok()) << reply->error.to_string();
+    }
+  }
+  EXPECT_EQ(samples, 24u);
+  EXPECT_EQ(tokens, 24u * 30u);
 }
 
 }  // namespace

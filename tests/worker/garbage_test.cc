@@ -123,7 +123,7 @@ TEST_F(Garbage, HeaderThatCantBeReadIsAnsweredWithIdZero) {
 
 TEST_F(Garbage, TypeThatNoClientSendsIsRefused) {
   const Frames good = ipc::encode(ipc::Ping{}, 5);
-  for (const int type : {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 21, 255}) {
+  for (const int type : {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 21, 22, 23, 25, 26, 255}) {
     expect_refused(with_header_byte(good, 6, static_cast<char>(type)), 5, Code::invalid,
                    "message type " + std::to_string(type));
   }
@@ -147,6 +147,16 @@ TEST_F(Garbage, BodyThatLiesIsRefusedByWhatIsWrong) {
   std::string lying = good.body;
   lying[lying.find("prompt") + 6 + 7] = '\x20';
   expect_refused(reseal(good, lying), 6, Code::corrupt, "");
+}
+
+TEST_F(Garbage, AllowThatNobodyWaitsForIsRefused) {
+  ipc::Allow allow{12'345, 0, 0, {1}};
+  expect_refused(ipc::encode(allow, 6), 6, Code::not_found, "target_request_id 12345");
+  allow.target_request_id = in_flight_;  // another client's
+  expect_refused(ipc::encode(allow, 7), 7, Code::not_found, "no request of this client");
+  const Frames good = ipc::encode(allow, 8);
+  expect_refused(reseal(good, good.body.substr(0, good.body.size() - 1)), 8, Code::corrupt, "ids");
+  expect_refused(reseal(good, replaced(good.body, "ids", "idz")), 8, Code::invalid, "'idz'");
 }
 
 TEST_F(Garbage, WrongNumberOfFramesIsAnsweredAndForgotten) {
@@ -195,11 +205,25 @@ int64_t resident_bytes() {
   return resident * ::sysconf(_SC_PAGESIZE);
 }
 
+// Every list has something in it; what is left whole of it is refused by its reply mode.
+ipc::Generate wide_generate() {
+  ipc::Generate request = generate({1, 2}, 4, 1);
+  request.logit_bias = {{1, 0.5f}, {2, -0.5f}};
+  request.allowed_ids = {1, 2, 3};
+  request.banned_ids = {4};
+  request.stop_sequences = {{{1, 2}}, {{3}}};
+  request.forced_ids = {1};
+  request.reply_mode = 3;
+  request.deadline_ms = 1000;
+  return request;
+}
+
 Frames random_garbage(std::mt19937_64& random) {
   static const Frames kSeeds[] = {
-      ipc::encode(ipc::Hello{"x", ""}, 1), ipc::encode(generate({1, 2}, 4, 1), 2),
-      ipc::encode(ipc::Score{{1, 2, 3}}, 3), ipc::encode(ipc::UpdateBegin{}, 4),
-      ipc::encode(ipc::UpdateBucket{9, 9}, 5)};
+      ipc::encode(ipc::Hello{"x", ""}, 1),     ipc::encode(generate({1, 2}, 4, 1), 2),
+      ipc::encode(ipc::Score{{1, 2, 3}}, 3),   ipc::encode(ipc::UpdateBegin{}, 4),
+      ipc::encode(ipc::UpdateBucket{9, 9}, 5), ipc::encode(ipc::Allow{2, 0, 0, {1, 2, 3}}, 6),
+      ipc::encode(wide_generate(), 7)};
   Frames frames = kSeeds[random() % std::size(kSeeds)];
   std::string& target = random() % 2 == 0 && !frames.body.empty() ? frames.body : frames.header;
   switch (random() % 3) {
