@@ -159,7 +159,7 @@ def main():
     parser.add_argument("--long", type=int, default=6, help="that end at the longest context")
     parser.add_argument("--context", type=int, default=8192, help="at most; some shapes end before")
     parser.add_argument("--new-tokens", type=int, default=48)
-    parser.add_argument("--pages", type=int, default=4096)
+    parser.add_argument("--pages", type=int, default=2560)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--at-once", type=int, default=3, help="runs of `rollout score` side by side on the GPU")
     parser.add_argument("--folder", help="where models are written; default: /dev/shm, or a temporary directory")
