@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/detailed_rows.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/recorder.h"
@@ -83,6 +84,10 @@ class CudaBackend final : public Backend {
   }
   Status multiply(const MatmulInputs& inputs);
   Status reserve_attention_scratch(int32_t query_heads);
+  Status sample_plain(const TensorView& logits, std::span<const SampleRow> rows,
+                      void* device_outcomes);
+  Status sample_apart(const TensorView& logits, std::span<const SampleRow> rows,
+                      std::span<SampleOutcome> outcomes);
 
   CudaOptions options_;
   int multiprocessors_;
@@ -94,6 +99,7 @@ class CudaBackend final : public Backend {
   Recorder recorder_;
   uint64_t tables_generation_ = 0;  // of the records
   Buffer attention_scratch_;
+  DetailedRows detailed_rows_;
   Status failure_;  // the first since the last finish()
 };
 

@@ -73,16 +73,21 @@ Result<const void*> TransferArena::push(std::span<const std::byte> bytes, cudaSt
 
 Result<void*> TransferArena::expect(std::span<std::byte> host) {
   EXACT_ASSIGN(const Slot slot, take(host.size()));
-  outputs_.push_back({host, slot});
+  outputs_.push_back({host.size(), slot, host.data(), nullptr});
+  return static_cast<void*>(slot.device);
+}
+
+Result<void*> TransferArena::expect(size_t bytes, std::function<void(const std::byte*)> take_them) {
+  EXACT_ASSIGN(const Slot slot, take(bytes));
+  outputs_.push_back({bytes, slot, nullptr, std::move(take_them)});
   return static_cast<void*>(slot.device);
 }
 
 Status TransferArena::fetch(cudaStream_t stream) {
   for (const Output& output : outputs_) {
-    EXACT_RETURN_IF_ERROR(
-        cuda_status(cudaMemcpyAsync(output.slot.pinned, output.slot.device, output.host.size(),
-                                    cudaMemcpyDeviceToHost, stream),
-                    "a copy from the GPU"));
+    EXACT_RETURN_IF_ERROR(cuda_status(cudaMemcpyAsync(output.slot.pinned, output.slot.device,
+                                                      output.bytes, cudaMemcpyDeviceToHost, stream),
+                                      "a copy from the GPU"));
   }
   return {};
 }
@@ -90,7 +95,11 @@ Status TransferArena::fetch(cudaStream_t stream) {
 void TransferArena::collect(bool failed) {
   if (!failed) {
     for (const Output& output : outputs_) {
-      std::memcpy(output.host.data(), output.slot.pinned, output.host.size());
+      if (output.take != nullptr) {
+        output.take(output.slot.pinned);
+      } else if (output.bytes > 0) {
+        std::memcpy(output.host, output.slot.pinned, output.bytes);
+      }
     }
   }
   outputs_.clear();

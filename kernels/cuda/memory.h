@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <functional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -28,6 +29,8 @@ class TransferArena {
   Result<const void*> push(std::span<const std::byte> bytes, cudaStream_t stream);
   // Device memory whose contents collect() copies to `host`.
   Result<void*> expect(std::span<std::byte> host);
+  // Device memory of so many bytes, which collect() hands to `take` on the host's side.
+  Result<void*> expect(size_t bytes, std::function<void(const std::byte*)> take);
   // Enqueues the copies of what was expected. Call before waiting for the stream.
   Status fetch(cudaStream_t stream);
   // After the wait: hands out the results and takes all memory back. Results of a failed stream are
@@ -41,8 +44,10 @@ class TransferArena {
     std::byte* pinned;
   };
   struct Output {
-    std::span<std::byte> host;
+    size_t bytes;
     Slot slot;
+    std::byte* host;  // where they are copied to; null: they are taken
+    std::function<void(const std::byte*)> take;
   };
   Result<Slot> take(size_t bytes);
 

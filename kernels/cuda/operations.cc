@@ -1,5 +1,7 @@
 // operations.cc owns the operations of the CUDA backend: each checks what its caller promises, and
 // launches the kernel that fits.
+#include <algorithm>
+
 #include "kernels/contract/shape.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cuda_backend_class.h"
@@ -241,21 +243,55 @@ void CudaBackend::sample(const TensorView& logits, std::span<const SampleRow> ro
   check_matrix(logits, logits.rows, logits.columns);
   EXACT_CHECK(logits.row_stride == logits.columns, "logits are contiguous");
   EXACT_CHECK(outcomes.size() == rows.size(), "one outcome a row");
-  bool filters = false;
+  bool details = false;
   for (const SampleRow& row : rows) {
     EXACT_CHECK(row.row >= 0 && row.row < logits.rows, "a row outside the logits");
     EXACT_CHECK(row.temperature >= 0.0f && row.top_k >= 0 && row.top_p >= 0.0f &&
                     row.top_p <= 1.0f && row.min_p >= 0.0f && row.min_p <= 1.0f,
                 "sampling parameters in range");
-    filters = filters || row.top_k > 0 || row.top_p < 1.0f || row.min_p > 0.0f;
+    details = details || row.detail != nullptr;
   }
-  const auto device_rows = arena_.push(std::as_bytes(rows), stream_);
-  if (!device_rows.is_ok()) return note(device_rows.status());
+  if (details) return note(sample_apart(logits, rows, outcomes));
   const auto device_outcomes = arena_.expect(writable_bytes(outcomes));
   if (!device_outcomes.is_ok()) return note(device_outcomes.status());
-  note(launch_sample(data_of(logits), logits.columns, static_cast<const SampleRow*>(*device_rows),
-                     static_cast<int64_t>(rows.size()), filters,
-                     static_cast<SampleOutcome*>(*device_outcomes), stream_));
+  note(sample_plain(logits, rows, *device_outcomes));
+}
+
+Status CudaBackend::sample_plain(const TensorView& logits, std::span<const SampleRow> rows,
+                                 void* device_outcomes) {
+  const bool filters = std::any_of(rows.begin(), rows.end(), [](const SampleRow& row) {
+    return row.top_k > 0 || row.top_p < 1.0f || row.min_p > 0.0f;
+  });
+  EXACT_ASSIGN(const void* device_rows, arena_.push(std::as_bytes(rows), stream_));
+  return launch_sample(data_of(logits), logits.columns, static_cast<const SampleRow*>(device_rows),
+                       static_cast<int64_t>(rows.size()), filters,
+                       static_cast<SampleOutcome*>(device_outcomes), stream_);
+}
+
+// Rows with a detail by their own kernel, the others as they are drawn without such neighbours.
+Status CudaBackend::sample_apart(const TensorView& logits, std::span<const SampleRow> rows,
+                                 std::span<SampleOutcome> outcomes) {
+  std::vector<RowToDraw> detailed;
+  std::vector<SampleRow> plain;
+  std::vector<SampleOutcome*> plain_outcomes;
+  for (size_t i = 0; i < rows.size(); i++) {
+    if (rows[i].detail != nullptr) {
+      detailed.push_back({&rows[i], &outcomes[i]});
+    } else {
+      plain.push_back(rows[i]);
+      plain_outcomes.push_back(&outcomes[i]);
+    }
+  }
+  EXACT_RETURN_IF_ERROR(
+      detailed_rows_.sample(data_of(logits), logits.columns, detailed, arena_, stream_));
+  if (plain.empty()) return {};
+  EXACT_ASSIGN(
+      void* device_outcomes,
+      arena_.expect(plain.size() * sizeof(SampleOutcome), [plain_outcomes](const std::byte* at) {
+        const auto* from = reinterpret_cast<const SampleOutcome*>(at);
+        for (SampleOutcome* outcome : plain_outcomes) *outcome = *from++;
+      }));
+  return sample_plain(logits, plain, device_outcomes);
 }
 
 }  // namespace exact::cuda
