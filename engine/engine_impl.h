@@ -98,7 +98,7 @@ class Engine::Impl {
   void gather_inputs(StepReport& report);
   void gather_draws(const Sequence& sequence, int64_t row);
   void gather_details();
-  bool fill_detail(Sequence& sequence, std::vector<int32_t>& kept, SampleDetail& detail);
+  void fill_detail(Sequence& sequence, std::vector<int32_t>& kept, SampleDetail& detail);
   void gather_scores(const PlannedChunk& chunk, int64_t first_row);
   void run();
 

@@ -11,9 +11,10 @@ namespace exact {
 void Engine::Impl::apply_outcomes(StepReport& report) {
   for (const PlannedChunk& chunk : plan_.chunks) {
     Sequence& running = sequence(chunk.id);
-    SequenceGroup& group = group_of(running);
     running.computed += chunk.row_count;
     pages_.publish(running.kv, running.tokens, running.computed);
+    if (!running.scores_text) continue;
+    SequenceGroup& group = group_of(running);
     if (group.text_rows_done < group.text_rows()) {
       group.text_rows_done = std::min(running.computed, group.text_rows());
     }
@@ -62,7 +63,7 @@ void Engine::Impl::append_token(Sequence& sequence, const SampleOutcome& outcome
                                            std::to_string(version_.value) + " overflow here"),
                   report);
   }
-  const int32_t index = generated_count(sequence, group);
+  const int32_t index = generated_count(sequence);
   if (!kept.empty() &&
       static_cast<int64_t>(sequence.kept_ids.size() + kept.size()) > kept_ids_limit(group.params)) {
     return finish(sequence, FinishReason::error,
@@ -77,13 +78,13 @@ void Engine::Impl::append_token(Sequence& sequence, const SampleOutcome& outcome
   sequence.tokens.push_back(outcome.token);
   sequence.logprobs.push_back(outcome.logprob);
   sequence.processed_logprobs.push_back(outcome.processed_logprob);
-  sequence.edits.add(outcome.token);
-  if (group.params.report.kept_set) {
+  if (!sequence.draws_plainly) sequence.edits.add(outcome.token);
+  if (!sequence.draws_plainly && group.params.report.kept_set) {
     sequence.kept_counts.push_back(static_cast<int32_t>(kept.size()));
     sequence.kept_ids.insert(sequence.kept_ids.end(), kept.begin(), kept.end());
   }
   tokens_generated_++;
-  if (group.params.stream) {
+  if (!sequence.ends_plainly && group.params.stream) {
     report.progress.push_back({group.request,
                                sequence.sample_index,
                                index,
@@ -91,12 +92,12 @@ void Engine::Impl::append_token(Sequence& sequence, const SampleOutcome& outcome
                                {outcome.logprob},
                                {outcome.processed_logprob}});
   }
-  if (is_stopped(sequence, group)) {
+  if (!sequence.ends_plainly && is_stopped(sequence, group)) {
     finish(sequence, FinishReason::stop, Status(), report);
   } else if (index + 1 >= group.max_new_tokens) {
     finish(sequence, FinishReason::length, Status(), report);
   } else {
-    if (group.params.masked) want_mask(sequence, group, report);
+    if (!sequence.draws_plainly && group.params.masked) want_mask(sequence, group, report);
     if (sequence.place == SequencePlace::unborn) queue_or_park(sequence);
   }
 }
@@ -104,7 +105,7 @@ void Engine::Impl::append_token(Sequence& sequence, const SampleOutcome& outcome
 // Nothing stops a sample before its forced tokens are all there, nor before min_new_tokens are.
 bool Engine::Impl::is_stopped(const Sequence& sequence, const SequenceGroup& group) const {
   const GenerateRequest& params = group.params;
-  const int32_t count = generated_count(sequence, group);
+  const int32_t count = generated_count(sequence);
   if (count < params.min_new_tokens || count < static_cast<int32_t>(params.forced_ids.size())) {
     return false;
   }
@@ -120,8 +121,8 @@ bool Engine::Impl::is_stopped(const Sequence& sequence, const SequenceGroup& gro
 void Engine::Impl::finish_scores(StepReport& report) {
   for (const PlannedChunk& chunk : plan_.chunks) {
     Sequence& running = sequence(chunk.id);
+    if (!running.is_score || running.computed < known_positions(running)) continue;
     const SequenceGroup& group = group_of(running);
-    if (!group.is_score || running.computed < known_positions(running, group)) continue;
     const auto bad = std::ranges::find_if(group.text_logprobs, [](float x) { return x != x; });
     Status error;
     if (bad != group.text_logprobs.end()) {
