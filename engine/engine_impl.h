@@ -107,6 +107,10 @@ class Engine::Impl {
   void fork(SequenceGroup& group);
   void append_token(Sequence& sequence, const SampleOutcome& outcome, std::span<const int32_t> kept,
                     StepReport& report);
+  Status check_outcome(const Sequence& sequence, const SampleOutcome& outcome,
+                       std::span<const int32_t> kept) const;
+  void record_token(Sequence& sequence, const SampleOutcome& outcome, std::span<const int32_t> kept,
+                    StepReport& report);
   bool is_stopped(const Sequence& sequence, const SequenceGroup& group) const;
   void finish_scores(StepReport& report);
 
