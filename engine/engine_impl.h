@@ -98,7 +98,7 @@ class Engine::Impl {
   void gather_inputs(StepReport& report);
   void gather_draws(const Sequence& sequence, int64_t row);
   void gather_details();
-  bool fill_detail(Sequence& sequence, std::vector<int32_t>& kept, SampleDetail& detail);
+  void fill_detail(Sequence& sequence, std::vector<int32_t>& kept, SampleDetail& detail);
   void gather_scores(const PlannedChunk& chunk, int64_t first_row);
   void run();
 
@@ -106,6 +106,10 @@ class Engine::Impl {
   void apply_outcomes(StepReport& report);
   void fork(SequenceGroup& group);
   void append_token(Sequence& sequence, const SampleOutcome& outcome, std::span<const int32_t> kept,
+                    StepReport& report);
+  Status check_outcome(const Sequence& sequence, const SampleOutcome& outcome,
+                       std::span<const int32_t> kept) const;
+  void record_token(Sequence& sequence, const SampleOutcome& outcome, std::span<const int32_t> kept,
                     StepReport& report);
   bool is_stopped(const Sequence& sequence, const SequenceGroup& group) const;
   void finish_scores(StepReport& report);

@@ -11,9 +11,10 @@ namespace exact {
 void Engine::Impl::apply_outcomes(StepReport& report) {
   for (const PlannedChunk& chunk : plan_.chunks) {
     Sequence& running = sequence(chunk.id);
-    SequenceGroup& group = group_of(running);
     running.computed += chunk.row_count;
     pages_.publish(running.kv, running.tokens, running.computed);
+    if (!running.scores_text) continue;
+    SequenceGroup& group = group_of(running);
     if (group.text_rows_done < group.text_rows()) {
       group.text_rows_done = std::min(running.computed, group.text_rows());
     }
@@ -54,36 +55,53 @@ void Engine::Impl::fork(SequenceGroup& group) {
 void Engine::Impl::append_token(Sequence& sequence, const SampleOutcome& outcome,
                                 std::span<const int32_t> kept, StepReport& report) {
   const SequenceGroup& group = group_of(sequence);
-  const auto position = static_cast<int64_t>(sequence.tokens.size());
+  if (Status status = check_outcome(sequence, outcome, kept); !status.is_ok()) {
+    return finish(sequence, FinishReason::error, std::move(status), report);
+  }
+  record_token(sequence, outcome, kept, report);
+  if (!sequence.ends_plainly && is_stopped(sequence, group)) {
+    finish(sequence, FinishReason::stop, Status(), report);
+  } else if (generated_count(sequence) >= group.max_new_tokens) {
+    finish(sequence, FinishReason::length, Status(), report);
+  } else {
+    if (!sequence.draws_plainly && group.params.masked) want_mask(sequence, group, report);
+    if (sequence.place == SequencePlace::unborn) queue_or_park(sequence);
+  }
+}
+
+Status Engine::Impl::check_outcome(const Sequence& sequence, const SampleOutcome& outcome,
+                                   std::span<const int32_t> kept) const {
   if (outcome.token < 0) {
-    return finish(sequence, FinishReason::error,
-                  Status(Code::device, "a logit at position " + std::to_string(position) +
-                                           " is NaN or infinite: the weights of version " +
-                                           std::to_string(version_.value) + " overflow here"),
-                  report);
+    return Status(Code::device, "a logit at position " + std::to_string(sequence.tokens.size()) +
+                                    " is NaN or infinite: the weights of version " +
+                                    std::to_string(version_.value) +
+                                    ", or edits of the logits, overflow here");
   }
-  const int32_t index = generated_count(sequence, group);
-  if (!kept.empty() &&
-      static_cast<int64_t>(sequence.kept_ids.size() + kept.size()) > kept_ids_limit(group.params)) {
-    return finish(sequence, FinishReason::error,
-                  Status(Code::exhausted, "the kept sets of a sample hold more than " +
-                                              std::to_string(kept_ids_limit(group.params)) +
-                                              " ids: keep fewer by top_k, top_p or min_p"),
-                  report);
-  }
+  if (kept.empty()) return {};
+  const int64_t most = kept_ids_limit(group_of(sequence).params);
+  if (static_cast<int64_t>(sequence.kept_ids.size() + kept.size()) <= most) return {};
+  return Status(Code::exhausted, "the kept sets of a sample hold more than " +
+                                     std::to_string(most) +
+                                     " ids: keep fewer by top_k, top_p or min_p");
+}
+
+void Engine::Impl::record_token(Sequence& sequence, const SampleOutcome& outcome,
+                                std::span<const int32_t> kept, StepReport& report) {
+  const SequenceGroup& group = group_of(sequence);
+  const int32_t index = generated_count(sequence);
   if (sequence.versions.empty() || sequence.versions.back().version != version_) {
     sequence.versions.push_back({index, version_, live_digest_});
   }
   sequence.tokens.push_back(outcome.token);
   sequence.logprobs.push_back(outcome.logprob);
   sequence.processed_logprobs.push_back(outcome.processed_logprob);
-  sequence.edits.add(outcome.token);
-  if (group.params.report.kept_set) {
+  tokens_generated_++;
+  if (!sequence.draws_plainly) sequence.edits.add(outcome.token);
+  if (!sequence.draws_plainly && group.params.report.kept_set) {
     sequence.kept_counts.push_back(static_cast<int32_t>(kept.size()));
     sequence.kept_ids.insert(sequence.kept_ids.end(), kept.begin(), kept.end());
   }
-  tokens_generated_++;
-  if (group.params.stream) {
+  if (!sequence.ends_plainly && group.params.stream) {
     report.progress.push_back({group.request,
                                sequence.sample_index,
                                index,
@@ -91,20 +109,12 @@ void Engine::Impl::append_token(Sequence& sequence, const SampleOutcome& outcome
                                {outcome.logprob},
                                {outcome.processed_logprob}});
   }
-  if (is_stopped(sequence, group)) {
-    finish(sequence, FinishReason::stop, Status(), report);
-  } else if (index + 1 >= group.max_new_tokens) {
-    finish(sequence, FinishReason::length, Status(), report);
-  } else {
-    if (group.params.masked) want_mask(sequence, group, report);
-    if (sequence.place == SequencePlace::unborn) queue_or_park(sequence);
-  }
 }
 
 // Nothing stops a sample before its forced tokens are all there, nor before min_new_tokens are.
 bool Engine::Impl::is_stopped(const Sequence& sequence, const SequenceGroup& group) const {
   const GenerateRequest& params = group.params;
-  const int32_t count = generated_count(sequence, group);
+  const int32_t count = generated_count(sequence);
   if (count < params.min_new_tokens || count < static_cast<int32_t>(params.forced_ids.size())) {
     return false;
   }
@@ -112,16 +122,15 @@ bool Engine::Impl::is_stopped(const Sequence& sequence, const SequenceGroup& gro
   if (std::ranges::find(group.stop_ids, last) != group.stop_ids.end()) return true;
   const auto generated = std::span(sequence.tokens).subspan(static_cast<size_t>(group.prompt_size));
   return std::ranges::any_of(params.stop_sequences, [&](const std::vector<int32_t>& stop) {
-    return !stop.empty() && stop.size() <= generated.size() &&
-           std::ranges::equal(generated.last(stop.size()), stop);
+    return stop.size() <= generated.size() && std::ranges::equal(generated.last(stop.size()), stop);
   });
 }
 
 void Engine::Impl::finish_scores(StepReport& report) {
   for (const PlannedChunk& chunk : plan_.chunks) {
     Sequence& running = sequence(chunk.id);
+    if (!running.is_score || running.computed < known_positions(running)) continue;
     const SequenceGroup& group = group_of(running);
-    if (!group.is_score || running.computed < known_positions(running, group)) continue;
     const auto bad = std::ranges::find_if(group.text_logprobs, [](float x) { return x != x; });
     Status error;
     if (bad != group.text_logprobs.end()) {

@@ -7,6 +7,20 @@
 #include "engine/sampling.h"
 
 namespace exact {
+namespace {
+
+// Whether no token of its samples will ever need more than a SampleRow.
+bool draws_plainly(const GenerateRequest& request) {
+  const SamplingParams& sampling = request.sampling;
+  const ReportParams& report = request.report;
+  return sampling.repetition_penalty == 1.0f && sampling.presence_penalty == 0.0f &&
+         sampling.frequency_penalty == 0.0f && sampling.logit_bias.empty() &&
+         sampling.allowed_ids.empty() && sampling.banned_ids.empty() &&
+         request.min_new_tokens == 0 && request.forced_ids.empty() && !request.masked &&
+         report.top_logprobs == 0 && !report.entropy && !report.kept_set;
+}
+
+}  // namespace
 
 Status Engine::Impl::check_capacity(RequestId request, int32_t sequences) const {
   if (failed_) return Status(Code::device, "the engine stopped after a failed step: start it anew");
@@ -54,7 +68,14 @@ Status Engine::Impl::submit(GenerateRequest request) {
   group.forked = request.n == 1;
   if (request.report.prompt_logprobs) group.text_logprobs.assign(request.prompt.size() - 1, 0.0f);
   for (const SequenceId id : group.members) {
-    sequence(id).edits = LogitEdits(request, stop_ids, config_.vocabulary, group.max_new_tokens);
+    Sequence& sample = sequence(id);
+    sample.priority = request.priority;
+    sample.prompt_size = group.prompt_size;
+    sample.draw = sample_row(request.sampling, static_cast<uint32_t>(sample.sample_index), 0, 0);
+    sample.edits = LogitEdits(request, stop_ids, config_.vocabulary, group.max_new_tokens);
+    sample.draws_plainly = draws_plainly(request);
+    sample.ends_plainly = stop_ids.empty() && request.stop_sequences.empty() && !request.stream;
+    sample.scores_text = request.report.prompt_logprobs;
   }
   group.stop_ids = std::move(stop_ids);
   Sequence& leader = sequence(group.members.front());
@@ -79,6 +100,10 @@ Status Engine::Impl::submit(ScoreRequest request) {
   group.prompt_size = static_cast<int32_t>(request.tokens.size());
   group.text_logprobs.assign(request.tokens.size() - 1, 0.0f);
   Sequence& only = sequence(group.members.front());
+  only.is_score = true;
+  only.scores_text = true;
+  only.priority = request.priority;
+  only.prompt_size = group.prompt_size;
   only.tokens = std::move(request.tokens);
   queue_or_park(only);
   return {};
@@ -86,7 +111,7 @@ Status Engine::Impl::submit(ScoreRequest request) {
 
 void Engine::Impl::want_mask(Sequence& sequence, const SequenceGroup& group, StepReport& report) {
   sequence.wants_mask = true;
-  const int32_t index = sequence.tokens.empty() ? 0 : generated_count(sequence, group);
+  const int32_t index = sequence.tokens.empty() ? 0 : generated_count(sequence);
   report.masks_wanted.push_back(
       {group.request, sequence.sample_index, index, index == 0 ? -1 : sequence.tokens.back()});
 }
@@ -108,7 +133,7 @@ Status Engine::Impl::allow(RequestId request, int32_t sample_index, int32_t inde
   const SequenceId id = group.members[static_cast<size_t>(sample_index)];
   if (id.value < 0 || !sequence(id).wants_mask) return not_waiting();
   Sequence& asking = sequence(id);
-  const int32_t wanted = group.forked ? generated_count(asking, group) : 0;
+  const int32_t wanted = group.forked ? generated_count(asking) : 0;
   if (index != wanted) return not_waiting();
   EXACT_RETURN_IF_ERROR(asking.edits.allow(ids));
   asking.wants_mask = false;

@@ -192,6 +192,9 @@ Status validate(const ScoreRequest& request, const ModelConfig& config,
                   from_to(kMinScoredTokens, limits.max_context) +
                       ": every token but the first gets a log-probability");
   }
+  if (request.priority < -kMaxPriority || request.priority > kMaxPriority) {
+    return refuse("priority", request.priority, from_to(-kMaxPriority, kMaxPriority));
+  }
   return check_ids("tokens", request.tokens, config.vocabulary);
 }
 

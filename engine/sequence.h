@@ -20,27 +20,35 @@ enum class SequencePlace : uint8_t {
   ended,    // its result is reported
 };
 
+// What each step asks comes first, with a copy of what it asks of the request: a step of a thousand
+// sequences is bound by the memory it touches.
 struct Sequence {
   SequenceId id;
   int32_t group = -1;
-  int32_t sample_index = 0;
+  int32_t computed = 0;  // positions whose keys and values are in `kv`, or in `swapped`
+  int32_t priority = 0;
+  int32_t prompt_size = 0;
   SequencePlace place = SequencePlace::unborn;
-  bool started = false;       // has run a step: it has a place in a pending update's `wait`
-  bool wants_mask = false;    // its next token waits for Engine::allow
-  uint64_t age = 0;           // of those that started: the lower, the older
-  WaitingQueue::Place queue;  // while queued
-
+  bool started = false;     // has run a step: it has a place in a pending update's `wait`
+  bool wants_mask = false;  // its next token waits for Engine::allow
+  bool is_score = false;
+  bool draws_plainly = false;   // no draw needs a SampleDetail
+  bool ends_plainly = false;    // at its length alone, and nothing is streamed
+  bool scores_text = false;     // its group has text_logprobs
   std::vector<int32_t> tokens;  // prompt, then generated; or the text to score
-  int32_t computed = 0;         // positions whose keys and values are in `kv`, or in `swapped`
   PageList kv;
-  std::vector<int32_t> swapped;  // slots of the swap space, instead of pages
-
-  LogitEdits edits;  // of the next token
-
-  // What SampleResult reports, under the same names. The step in hand may have made room for one
-  // token more than there are.
+  SampleRow draw;  // but for row, position and detail
   std::vector<float> logprobs, processed_logprobs;
   std::vector<VersionSpan> versions;
+
+  int32_t sample_index = 0;
+  uint64_t age = 0;              // of those that started: the lower, the older
+  WaitingQueue::Place queue;     // while queued
+  std::vector<int32_t> swapped;  // slots of the swap space, instead of pages
+  LogitEdits edits;              // of the next token
+
+  // What SampleResult reports beside these, under the same names. The step in hand may have made
+  // room for one token more than there are.
   std::vector<float> entropies;
   std::vector<int32_t> top_ids;
   std::vector<float> top_logprobs;
@@ -52,11 +60,9 @@ struct Sequence {
 struct SequenceGroup {
   RequestId request;
   bool is_score = false;
-  GenerateRequest params;         // of a score: priority and client alone; the prompt moved out
-  int32_t max_new_tokens = 0;     // never 0
-  std::vector<int32_t> stop_ids;  // with the config's own, unless they are ignored
-  int32_t prompt_size = 0;
   bool forked = false;  // the samples go their own ways
+  int32_t prompt_size = 0;
+  int32_t max_new_tokens = 0;  // never 0
 
   std::vector<SequenceId> members;  // by sample index
   int32_t open_count = 0;           // members that have not ended
@@ -67,22 +73,25 @@ struct SequenceGroup {
   std::vector<float> text_logprobs;
   int32_t text_rows_done = 0;
   int32_t text_rows() const { return static_cast<int32_t>(text_logprobs.size()); }
+
+  std::vector<int32_t> stop_ids;  // with the config's own, unless they are ignored
+  GenerateRequest params;         // of a score: priority and client alone; the prompt moved out
 };
 
 // Positions to compute. The last token of a text to score predicts nothing.
-inline int32_t known_positions(const Sequence& sequence, const SequenceGroup& group) {
-  return static_cast<int32_t>(sequence.tokens.size()) - (group.is_score ? 1 : 0);
+inline int32_t known_positions(const Sequence& sequence) {
+  return static_cast<int32_t>(sequence.tokens.size()) - (sequence.is_score ? 1 : 0);
 }
 
-inline int32_t generated_count(const Sequence& sequence, const SequenceGroup& group) {
-  return static_cast<int32_t>(sequence.tokens.size()) - group.prompt_size;
+inline int32_t generated_count(const Sequence& sequence) {
+  return static_cast<int32_t>(sequence.tokens.size()) - sequence.prompt_size;
 }
 
 // Positions whose rows need not be computed again when their keys and values are found: logits of
 // the last known token are needed, and those of a text that is still to be scored.
 inline int32_t reusable_positions(const Sequence& sequence, const SequenceGroup& group) {
   return group.text_rows_done < group.text_rows() ? group.text_rows_done
-                                                  : known_positions(sequence, group) - 1;
+                                                  : known_positions(sequence) - 1;
 }
 
 }  // namespace exact

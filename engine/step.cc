@@ -47,12 +47,11 @@ void Engine::Impl::list_running() {
   running_states_.clear();
   for (const SequenceId id : running_) {
     const Sequence& running = sequence(id);
-    const SequenceGroup& group = group_of(running);
     SequenceState& state = running_states_.emplace_back();
     state.id = id;
     state.computed = running.computed;
-    state.known = known_positions(running, group);
-    state.priority = group.params.priority;
+    state.known = known_positions(running);
+    state.priority = running.priority;
     state.waits = running.wants_mask;
     state.pages = running.kv.pages;
   }
@@ -82,8 +81,8 @@ void Engine::Impl::list_waiting() {
     found.clear();
     SequenceState& state = waiting_states_.emplace_back();
     state.id = waiting.id;
-    state.known = known_positions(waiting, group);
-    state.priority = group.params.priority;
+    state.known = known_positions(waiting);
+    state.priority = waiting.priority;
     state.swapped = !waiting.swapped.empty();
     if (!state.swapped) {
       pages_.find(
@@ -164,8 +163,8 @@ void Engine::Impl::start(Sequence& sequence) {
 void Engine::Impl::sort_running() {
   const auto is_before = [this](SequenceId a, SequenceId b) {
     const Sequence &first = sequence(a), &second = sequence(b);
-    const int32_t high = group_of(first).params.priority, low = group_of(second).params.priority;
-    return high != low ? high > low : first.age < second.age;
+    return first.priority != second.priority ? first.priority > second.priority
+                                             : first.age < second.age;
   };
   if (!std::ranges::is_sorted(running_, is_before)) std::ranges::sort(running_, is_before);
 }

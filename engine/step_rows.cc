@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "engine/engine_impl.h"
-#include "engine/sampling.h"
 
 namespace exact {
 
@@ -13,20 +12,18 @@ void Engine::Impl::gather_inputs(StepReport& report) {
   scored_.clear(), score_targets_.clear();
   for (const PlannedChunk& planned : plan_.chunks) {
     const Sequence& running = sequence(planned.id);
-    const SequenceGroup& group = group_of(running);
     const auto first_row = static_cast<int64_t>(ids_.size());
     const int32_t end = planned.first_position + planned.row_count;
-    EXACT_CHECK(
-        planned.first_position == running.computed && end <= known_positions(running, group),
-        "a chunk that does not continue its sequence");
+    EXACT_CHECK(planned.first_position == running.computed && end <= known_positions(running),
+                "a chunk that does not continue its sequence");
     for (int32_t position = planned.first_position; position < end; position++) {
       ids_.push_back(running.tokens[static_cast<size_t>(position)]);
       positions_.push_back(position);
     }
     chunks_.push_back({first_row, planned.row_count, planned.first_position, running.kv.pages});
-    const bool decoding = planned.row_count == 1 && planned.first_position >= group.prompt_size;
+    const bool decoding = planned.row_count == 1 && planned.first_position >= running.prompt_size;
     (decoding ? report.decode_rows : report.prefill_rows) += planned.row_count;
-    if (!group.is_score && end == known_positions(running, group)) {
+    if (!running.is_score && end == known_positions(running)) {
       gather_draws(running, first_row + planned.row_count - 1);
     }
   }
@@ -47,9 +44,9 @@ void Engine::Impl::gather_draws(const Sequence& sequence, int64_t row) {
   logit_rows_.push_back(row);
   const auto draw = [&](const Sequence& sample) {
     drawn_.push_back(sample.id);
-    sample_rows_.push_back(sample_row(group.params.sampling,
-                                      static_cast<uint32_t>(sample.sample_index),
-                                      static_cast<int32_t>(sequence.tokens.size()), logits_row));
+    SampleRow& drawn = sample_rows_.emplace_back(sample.draw);
+    drawn.row = logits_row;
+    drawn.position = static_cast<int32_t>(sequence.tokens.size());
   };
   if (group.forked) return draw(sequence);
   for (const SequenceId id : group.members) draw(this->sequence(id));
@@ -60,23 +57,20 @@ void Engine::Impl::gather_details() {
   details_.resize(drawn_.size());
   for (size_t i = 0; i < drawn_.size(); i++) {
     kept_ids_[i].clear();
-    if (fill_detail(sequence(drawn_[i]), kept_ids_[i], details_[i])) {
-      sample_rows_[i].detail = &details_[i];
-    }
+    Sequence& drawn = sequence(drawn_[i]);
+    if (drawn.draws_plainly) continue;
+    fill_detail(drawn, kept_ids_[i], details_[i]);
+    sample_rows_[i].detail = &details_[i];
   }
 }
 
-// False: the draw is a plain one. Makes room in the sequence for what the backend reports.
-bool Engine::Impl::fill_detail(Sequence& sequence, std::vector<int32_t>& kept,
+// Makes room in the sequence for what the backend reports.
+void Engine::Impl::fill_detail(Sequence& sequence, std::vector<int32_t>& kept,
                                SampleDetail& detail) {
   const GenerateRequest& params = group_of(sequence).params;
   const auto index = sequence.logprobs.size();
   const bool is_forced = index < params.forced_ids.size();
   const ReportParams& report = params.report;
-  if (!is_forced && !report.entropy && !report.kept_set && report.top_logprobs == 0 &&
-      !sequence.edits.edits_anything()) {
-    return false;
-  }
   detail = SampleDetail();
   sequence.edits.fill(detail);
   if (is_forced) detail.forced_token = params.forced_ids[index];
@@ -92,12 +86,12 @@ bool Engine::Impl::fill_detail(Sequence& sequence, std::vector<int32_t>& kept,
     detail.entropy = &sequence.entropies.back();
   }
   if (report.kept_set) detail.kept_ids = &kept;
-  return true;
 }
 
 // Rows of a text that is still to be scored.
 void Engine::Impl::gather_scores(const PlannedChunk& chunk, int64_t first_row) {
   const Sequence& running = sequence(chunk.id);
+  if (!running.scores_text) return;
   const SequenceGroup& group = group_of(running);
   const int32_t end = std::min(chunk.first_position + chunk.row_count, group.text_rows());
   for (int32_t position = std::max(chunk.first_position, group.text_rows_done); position < end;

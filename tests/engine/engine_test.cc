@@ -95,6 +95,7 @@ TEST_F(EngineTest, RefusesWhatItCantKeepAndNamesIt) {
   ASSERT_TRUE(engine->submit(request(2)).is_ok());
   EXPECT_EQ(engine->submit(request(2)).code(), Code::invalid) << "the id is in flight";
   EXPECT_EQ(engine->submit(ScoreRequest{RequestId{3}, {1}}).code(), Code::invalid);
+  EXPECT_EQ(engine->submit(ScoreRequest{RequestId{3}, {1, 2}, 1001}).code(), Code::invalid);
 }
 
 TEST_F(EngineTest, AFullQueueIsExhaustedAndTakesNothing) {
