@@ -105,6 +105,7 @@ struct StatusQuery {  // ->
 struct StatusReply {  // <-
   static constexpr MessageType kType = MessageType::status_reply;
   int32_t running = 0, waiting = 0, pages_free = 0, pages_total = 0, clients = 0;
+  uint64_t pages_evicted = 0, pages_copied = 0;  // since the start
   uint64_t weight_version = 0;
   std::string weights_digest;
   uint64_t steps = 0, tokens_generated = 0, last_logits_hash = 0;
@@ -113,9 +114,10 @@ struct StatusReply {  // <-
   template <class A>
   void serialize(A& a) {
     a(CEREAL_NVP(running), CEREAL_NVP(waiting), CEREAL_NVP(pages_free), CEREAL_NVP(pages_total),
-      CEREAL_NVP(clients), CEREAL_NVP(weight_version), CEREAL_NVP(weights_digest),
-      CEREAL_NVP(steps), CEREAL_NVP(tokens_generated), CEREAL_NVP(last_logits_hash),
-      CEREAL_NVP(draining), CEREAL_NVP(update_state));
+      CEREAL_NVP(clients), CEREAL_NVP(pages_evicted), CEREAL_NVP(pages_copied),
+      CEREAL_NVP(weight_version), CEREAL_NVP(weights_digest), CEREAL_NVP(steps),
+      CEREAL_NVP(tokens_generated), CEREAL_NVP(last_logits_hash), CEREAL_NVP(draining),
+      CEREAL_NVP(update_state));
   }
 };
 

@@ -70,8 +70,8 @@ class Client {
   Result<ipc::GenerateReply> generate(
       const ipc::Generate& request);         // submit and wait for it; cancelled after a timeout
   Result<bool> cancel(uint64_t request_id);  // true: it was in flight; its reply still comes
-  // Answers a MaskWanted: the ids, ascending, that token `index` may be. Does not wait; what the
-  // worker refuses comes as a MaskRefused event.
+  // Answers a MaskWanted (only next_event() tells of them): the ids, ascending, that token `index`
+  // may be. Does not wait; what the worker refuses comes as a MaskRefused event.
   Status allow(uint64_t request_id, int32_t sample_index, int32_t index,
                std::span<const int32_t> ids);
   size_t in_flight() const;          // submitted, and their Reply not yet returned

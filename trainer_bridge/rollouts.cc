@@ -133,7 +133,9 @@ void Rollouts::end(uint64_t request_id, Reply reply) {
 }
 
 void Rollouts::refuse_mask(uint64_t request_id, MaskRefused refused) {
-  if (contains(request_id)) push({request_id, std::move(refused)});
+  const auto found = rollouts_.find(request_id);
+  if (found == rollouts_.end() || found->second.done) return;  // the Reply is its last event
+  push({request_id, std::move(refused)});
 }
 
 Event Rollouts::take_event() {

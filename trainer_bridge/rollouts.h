@@ -33,6 +33,7 @@ class Rollouts {
   Status receive(uint64_t request_id, const ipc::MaskWanted& wanted);
   Status receive(uint64_t request_id, ipc::GenerateReply reply);
   void fail(uint64_t request_id, Status error);
+  // Says nothing of a rollout that has ended: its mask came too late.
   void refuse_mask(uint64_t request_id, MaskRefused refused);
 
   // ---- what is taken

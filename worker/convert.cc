@@ -91,8 +91,8 @@ ipc::ScoreReply to_reply(ScoreResult result, const Digest128& contract) {
 
 uint64_t reply_bytes(const GenerateRequest& request, ipc::ReplyMode mode,
                      const EngineLimits& limits, int32_t vocabulary) {
-  constexpr uint64_t kCompletionBytes = 1024;  // names, counts, some versions
-  uint64_t token_bytes = 4 + 4 + 4;            // id, raw and processed log-probability
+  constexpr uint64_t kCompletionBytes = 640;  // names, counts, some versions
+  uint64_t token_bytes = 4 + 4 + 4;           // id, raw and processed log-probability
   if (request.report.entropy) token_bytes += 4;
   token_bytes += uint64_t{8} * static_cast<uint64_t>(std::max(request.report.top_logprobs, 0));
   const auto tokens = static_cast<uint64_t>(effective_max_new_tokens(request, limits));

@@ -52,6 +52,13 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
           "again. The same bits")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
+  command
+      .add_option(
+          "--row-cost-bytes", limits.row_cost_bytes,
+          "Bytes that move to or from host memory while one row is computed: what swapping is "
+          "weighed by; 0: estimated")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command.add_flag("--no-prefix-reuse", options.no_prefix_reuse,
                    "Compute each prompt anew, also where the cache holds its beginning. The same "
                    "bits");

@@ -223,6 +223,8 @@ Status Server::Impl::handle_message(ipc::StatusQuery, const Context& context) {
   reply.waiting = status.waiting;
   reply.pages_free = status.pages_free;
   reply.pages_total = status.pages_total;
+  reply.pages_evicted = status.pages_evicted;
+  reply.pages_copied = status.pages_copied;
   reply.clients = static_cast<int32_t>(clients_.count());
   reply.weight_version = status.version.value;
   reply.weights_digest = status.weights_digest.to_hex();

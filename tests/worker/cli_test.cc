@@ -168,7 +168,9 @@ TEST_F(CommandLine, GenerateGivesTheSameBytesWhateverTheSchedule) {
   const std::vector<std::vector<std::string>> schedules{
       {"--threads", "1"},
       {"--threads", "2", "--max-running", "1"},
-      {"--isa", "scalar", "--page-size", "16", "--max-step-tokens", "3"}};
+      {"--page-size", "16", "--pages", "20", "--max-context", "256", "--swap-mib", "4",
+       "--row-cost-bytes", "1"},
+      {"--isa", "scalar", "--page-size", "16", "--max-step-tokens", "3", "--no-prefix-reuse"}};
   std::string first;
   for (const auto& schedule : schedules) {
     expect_end(with(with(base, {"--out", scratch_ / "out", "--max-new-tokens", "20"}), schedule), 0,

@@ -241,6 +241,37 @@ TEST(ClientEvents, MaskIsAnsweredWithoutWaitingAndARefusalIsAnEvent) {
   EXPECT_EQ(allowed[1].target_request_id, *id);
 }
 
+// As when a deadline passes while the ids are on their way.
+TEST(ClientEvents, MaskThatComesTooLateIsNoEventAfterTheReply) {
+  const PrivateEndpoint endpoint;
+  uint64_t rollout = 0;
+  const ScriptedWorker worker(endpoint.name(), ScriptedWorker::greeting(),
+                              [&](ScriptedWorker& self, const Message& message) {
+                                if (message.header.type == MessageType::generate) {
+                                  rollout = message.header.request_id;
+                                  self.answer(message.peer, rollout, ipc::MaskWanted{0, 0, -1});
+                                  return true;
+                                }
+                                if (message.header.type != MessageType::allow) return false;
+                                self.answer(message.peer, rollout, done_of(0, {}));
+                                self.answer(message.peer, rollout, ipc::GenerateReply{});
+                                self.refuse(message.peer, message.header.request_id,
+                                            Code::not_found, "too late");
+                                return true;
+                              });
+  const auto client = connect(endpoint.name());
+  ipc::Generate request = streaming();
+  request.masked = true;
+  const auto id = client->submit(request);
+  ASSERT_TRUE(id.is_ok());
+  EXPECT_TRUE(std::holds_alternative<ipc::MaskWanted>(event_of(*client).what));
+  ASSERT_TRUE(client->allow(*id, 0, 0, std::vector<int32_t>{7}).is_ok());
+  ASSERT_TRUE(client->ping().is_ok());  // all of it is here now
+  EXPECT_TRUE(std::holds_alternative<SampleDone>(event_of(*client).what));
+  EXPECT_TRUE(std::holds_alternative<Reply>(event_of(*client).what));
+  EXPECT_EQ(client->next_event(milliseconds(1)).status().code(), Code::invalid);
+}
+
 TEST(ClientEvents, ErrorAfterPartsIsTheReply) {
   const PrivateEndpoint endpoint;
   const ScriptedWorker worker(

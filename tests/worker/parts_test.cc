@@ -100,6 +100,17 @@ TEST(Parts, ReaderThatHasStoppedIsDroppedThoughItPings) {
   EXPECT_EQ(status.running + status.waiting, 0);
 }
 
+TEST(Parts, ReaderForWhomTooMuchWaitsIsDropped) {
+  LocalWorker worker(
+      {.max_queued_messages = 150, .max_unsent_bytes = 4096, .heartbeat_ms = 60'000});
+  RawClient stopped(worker.endpoint(), 8), good(worker.endpoint());
+  stopped.hello();
+  good.hello();
+  stopped.post(in_mode(generate({1, 2, 3}, kManyTokens, 5, 64), ReplyMode::tokens));
+  EXPECT_TRUE(eventually([&] { return good.status().clients == 1; }));
+  EXPECT_EQ(good.status().running + good.status().waiting, 0);
+}
+
 TEST(Parts, DrainDeliversWhatWaitsForASlowReader) {
   LocalWorker worker({.max_queued_messages = 150, .heartbeat_ms = 60'000});
   RawClient slow(worker.endpoint(), 8);

@@ -261,6 +261,21 @@ TEST(Server, ClientThatDoesNotReadCantStopTheLoop) {
   EXPECT_TRUE(good.call<ipc::GenerateReply>(generate({1}, 4, 1)).is_ok());
 }
 
+TEST(Server, FloodOfOneClientDoesNotHoldUpAnother) {
+  constexpr int kFlood = 200;
+  LocalWorker worker({}, {.max_context = 256, .max_running = 2});
+  RawClient flooding(worker.endpoint()), other(worker.endpoint());
+  flooding.hello();
+  other.hello();
+  worker.post_and_hold(flooding, generate({1, 2}, 20, 1));
+  for (int i = 1; i < kFlood; i++)
+    flooding.post(generate({1, 2}, 20, 1 + static_cast<uint64_t>(i)));
+  const uint64_t id = other.post(generate({3, 4}, 20, 5));
+  worker.release();
+  ASSERT_TRUE(other.take<ipc::GenerateReply>(id).is_ok());
+  EXPECT_GT(other.status().waiting, kFlood / 2);
+}
+
 TEST(Server, DrainFinishesWhatRunsAndRefusesWhatIsNew) {
   LocalWorker worker({}, {.max_context = 512, .max_running = 2});
   RawClient client(worker.endpoint());
