@@ -39,7 +39,7 @@ void print(const exact::ipc::Completion& completion) {
 // The same bits, told as they are made.
 exact::Status stream(exact::bridge::Client& client, exact::ipc::Generate request) {
   request.reply_mode = static_cast<uint8_t>(exact::ipc::ReplyMode::tokens);
-  EXACT_RETURN_IF_ERROR(client.submit(request));
+  EXACT_RETURN_IF_ERROR(client.submit(request).status());
   while (client.in_flight() > 0) {
     EXACT_ASSIGN(const auto event, client.next_event(std::chrono::seconds(60)));
     if (const auto* chunk = std::get_if<exact::ipc::TokenChunk>(&event.what)) {
