@@ -237,7 +237,7 @@ __device__ __forceinline__ void multiply_all(const StageRing& weights, const Sta
 #pragma unroll
       for (int block = 0; block < kRound; block++) {
 #pragma unroll
-        for (int part = 0; part < kParts; part++) pin_registers(sums[part]);
+        for (int part = 0; part < kParts; part++) settle(sums[part]);
         wgmma_fence();
         // Around the loop the compiler forgets that the operand is uniform.
         const uint32_t low =
@@ -263,7 +263,7 @@ __device__ __forceinline__ void multiply_all(const StageRing& weights, const Sta
     }
     wgmma_wait<0>();
 #pragma unroll
-    for (int part = 0; part < kParts; part++) pin_registers(sums[part]);
+    for (int part = 0; part < kParts; part++) settle(sums[part]);
     weight_feed.all_is_done();
     if (x_feed.active && x_feed.left > 0) x_feed.finish_stage();
     const int group = pass * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/wgmma.cuh"
+
 namespace exact::cuda {
 
 // The second operand at `address` (shared, aligned to 1024 but for the k16 step within a row): rows
@@ -14,25 +16,6 @@ inline constexpr uint64_t kOperandHigh = uint64_t{1} << 62 | uint64_t{1024 >> 4}
 __device__ __forceinline__ uint64_t wgmma_operand(uint32_t address) {
   constexpr uint64_t kUnused = uint64_t{1} << 16;  // the other stride: one swizzle row has all of k
   return kOperandHigh | kUnused | ((address & 0x3ffffu) >> 4);
-}
-
-__device__ __forceinline__ void wgmma_fence() {
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void wgmma_commit() {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-// Waits until at most kPending of the committed groups are under way.
-template <int kPending>
-__device__ __forceinline__ void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-}
-
-// Reads and writes of the sums stay on their side of this point.
-template <int kCount>
-__device__ __forceinline__ void pin_registers(float (&values)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; i++) asm volatile("" : "+f"(values[i])::"memory");
 }
 
 #define EXACT_SUMS4(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
