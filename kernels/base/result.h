@@ -87,7 +87,7 @@ class [[nodiscard]] Result {
 
 }  // namespace exact
 
-// Returns the error of a Status or Result expression from the enclosing function.
+// Returns the error of a Status expression from the enclosing function.
 #define EXACT_RETURN_IF_ERROR(expression)                          \
   do {                                                             \
     if (auto exact_status_ = (expression); !exact_status_.is_ok()) \
