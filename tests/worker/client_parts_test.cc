@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -203,25 +204,26 @@ TEST(ClientEvents, MaskIsAnsweredWithoutWaitingAndARefusalIsAnEvent) {
   const PrivateEndpoint endpoint;
   std::vector<ipc::Allow> allowed;
   uint64_t rollout = 0;
-  const ScriptedWorker worker(
-      endpoint.name(), ScriptedWorker::greeting(),
-      [&](ScriptedWorker& self, const Message& message) {
-        if (message.header.type == MessageType::generate) {
-          rollout = message.header.request_id;
-          self.answer(message.peer, rollout, ipc::MaskWanted{0, 0, -1});
-          return true;
-        }
-        if (message.header.type != MessageType::allow) return false;
-        allowed.push_back(message.as<ipc::Allow>());
-        if (allowed.size() == 1) {
-          self.refuse(message.peer, message.header.request_id, Code::invalid, "ids are wrong");
-          return true;
-        }
-        self.answer(message.peer, message.header.request_id, ipc::AllowReply{});
-        self.answer(message.peer, rollout, done_of(0, {7}));
-        self.answer(message.peer, rollout, ipc::GenerateReply{});
-        return true;
-      });
+  std::optional<ScriptedWorker> worker;
+  worker.emplace(endpoint.name(), ScriptedWorker::greeting(),
+                 [&](ScriptedWorker& self, const Message& message) {
+                   if (message.header.type == MessageType::generate) {
+                     rollout = message.header.request_id;
+                     self.answer(message.peer, rollout, ipc::MaskWanted{0, 0, -1});
+                     return true;
+                   }
+                   if (message.header.type != MessageType::allow) return false;
+                   allowed.push_back(message.as<ipc::Allow>());
+                   if (allowed.size() == 1) {
+                     self.refuse(message.peer, message.header.request_id, Code::invalid,
+                                 "ids are wrong");
+                     return true;
+                   }
+                   self.answer(message.peer, message.header.request_id, ipc::AllowReply{});
+                   self.answer(message.peer, rollout, done_of(0, {7}));
+                   self.answer(message.peer, rollout, ipc::GenerateReply{});
+                   return true;
+                 });
   const auto client = connect(endpoint.name());
   ipc::Generate request = streaming();
   request.reply_mode = static_cast<uint8_t>(ipc::ReplyMode::samples);
@@ -236,6 +238,7 @@ TEST(ClientEvents, MaskIsAnsweredWithoutWaitingAndARefusalIsAnEvent) {
   ASSERT_TRUE(client->allow(*id, 0, 0, std::vector<int32_t>{7}).is_ok());
   EXPECT_EQ(std::get<SampleDone>(event_of(*client).what).completion.tokens.at(0), 7);
   EXPECT_TRUE(std::get<Reply>(event_of(*client).what).error.is_ok());
+  worker.reset();  // its thread has ended: what it wrote can be read
   ASSERT_EQ(allowed.size(), 2u);
   EXPECT_EQ(allowed[0].ids, (std::vector<int32_t>{9, 3}));
   EXPECT_EQ(allowed[1].target_request_id, *id);
