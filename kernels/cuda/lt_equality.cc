@@ -7,11 +7,6 @@
 
 namespace exact::cuda {
 
-Status cuda_status(cudaError_t error, const char* call) {
-  if (error == cudaSuccess) return {};
-  return Status(Code::device, std::string(call) + ": " + cudaGetErrorString(error));
-}
-
 EqualityTest::~EqualityTest() {
   for (void* block : blocks_) cudaFree(block);
 }

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "kernels/cuda/lt_gemm.h"
+#include "kernels/cuda/memory.h"
 
 namespace exact::cuda {
 
@@ -46,8 +47,5 @@ class EqualityTest {
   uint16_t* got_ = nullptr;
   uint32_t* counts_ = nullptr;
 };
-
-// "call: what CUDA says"; ok for success.
-Status cuda_status(cudaError_t error, const char* call);
 
 }  // namespace exact::cuda
