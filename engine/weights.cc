@@ -142,7 +142,7 @@ Status WeightSlot::append(size_t index, std::span<const std::byte> bytes) {
     if (open_bytes_.size() < wanted) return {};
     all = open_bytes_;
   }
-  digests_[index] = digest128(all);
+  digests_[index] = exact::tensor_digest(all);
   const Status placed = place(spec, all);
   whole_[index] = placed.is_ok();
   open_index_ = SIZE_MAX;
@@ -179,6 +179,15 @@ Status WeightSlot::pack(const TensorView& host, int64_t first_row, int64_t out_f
   if (weight.storage.data() != before) weights_.identity = backend_.new_identity();
   backend_.pack_linear(host, first_row, weight);
   return {};
+}
+
+Status WeightSlot::append_on_device(size_t index, uint64_t, const std::byte*, uint64_t) {
+  return {Code::unsupported, quoted(table_[index]) + " lies on a GPU, but backend " +
+                                 std::string(backend_.name()) + " can't read it there"};
+}
+
+Result<bool> WeightSlot::device_copies_done() {
+  return true;
 }
 
 Status WeightSlot::verify(size_t index, const Digest128& expected) const {

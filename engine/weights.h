@@ -42,6 +42,14 @@ class WeightSlot {
   // Appends bytes to tensor `index` of the table. invalid: a second tensor before the first is
   // whole, more bytes than the tensor has, or a tensor that is whole already.
   Status append(size_t index, std::span<const std::byte> bytes);
+  // As append, from memory of the backend's own device; `data` stays the caller's until the copy is
+  // done. Pieces of one tensor begin at multiples of kDigestChunkBytes and come in order. Returns
+  // before the bytes are read: device_copies_done() says when they were, and the digests are known.
+  // unsupported: the backend has no memory of its own; invalid: as append, or data is not aligned
+  // to 16 bytes.
+  Status append_on_device(size_t index, uint64_t offset, const std::byte* data, uint64_t bytes);
+  // Never waits. device: a copy has failed.
+  Result<bool> device_copies_done();
   // corrupt: a tensor whose digest is not `expected`. Call after the tensor's last byte.
   Status verify(size_t index, const Digest128& expected) const;
   // invalid: names the first tensor that is missing. After this, weights() may be used.

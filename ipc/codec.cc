@@ -101,6 +101,14 @@ std::string_view message_type_name(MessageType type) {
       return "Allow";
     case MessageType::allow_reply:
       return "AllowReply";
+    case MessageType::sleep:
+      return "Sleep";
+    case MessageType::sleep_reply:
+      return "SleepReply";
+    case MessageType::wake:
+      return "Wake";
+    case MessageType::wake_reply:
+      return "WakeReply";
   }
   return "unknown";
 }
@@ -195,6 +203,10 @@ EXACT_INSTANTIATE(TokenChunk)
 EXACT_INSTANTIATE(MaskWanted)
 EXACT_INSTANTIATE(Allow)
 EXACT_INSTANTIATE(AllowReply)
+EXACT_INSTANTIATE(Sleep)
+EXACT_INSTANTIATE(SleepReply)
+EXACT_INSTANTIATE(Wake)
+EXACT_INSTANTIATE(WakeReply)
 #undef EXACT_INSTANTIATE
 
 }  // namespace exact::ipc

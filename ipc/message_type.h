@@ -6,7 +6,7 @@
 namespace exact::ipc {
 
 inline constexpr uint32_t kMagic = 0x54435845;  // "EXCT", little-endian
-inline constexpr uint16_t kProtocolVersion = 2;
+inline constexpr uint16_t kProtocolVersion = 3;
 
 // Values travel on the wire: append, never renumber.
 enum class MessageType : uint16_t {
@@ -36,6 +36,10 @@ enum class MessageType : uint16_t {
   mask_wanted = 23,
   allow = 24,
   allow_reply = 25,
+  sleep = 26,
+  sleep_reply = 27,
+  wake = 28,
+  wake_reply = 29,
 };
 
 }  // namespace exact::ipc

@@ -1,7 +1,7 @@
 // messages.h owns every message between a client and the worker, and nothing about how it travels;
-// those of a rollout are in rollout_messages.h. Field names and limits are part of the protocol
-// (docs/protocol.md). A message is one struct with a serialize() that names each field; codec.h
-// turns it into bytes and back, and refuses what lies.
+// those of a rollout are in rollout_messages.h, those of a weight update in weight_messages.h.
+// Names and limits are part of the protocol (docs/protocol.md). A message is one struct with a
+// serialize() that names each field; codec.h turns it into bytes and back, and refuses what lies.
 //
 // Direction: -> client to worker, <- worker to client. Every -> message has exactly one answer with
 // the same request_id: its <- message, or ErrorReply. GenerateReply may come many steps later.
@@ -16,6 +16,7 @@
 
 #include "ipc/message_type.h"
 #include "ipc/rollout_messages.h"
+#include "ipc/weight_messages.h"
 
 namespace exact::ipc {
 
@@ -49,13 +50,17 @@ struct HelloReply {  // <-
   int32_t vocabulary = 0;
   int32_t max_context = 0;
   uint64_t max_message_bytes = 0;
-  int32_t max_requests = 0;  // of one client, unanswered
-  int32_t heartbeat_ms = 0;  // a client silent for three of these is taken for dead
+  int32_t max_requests = 0;    // of one client, unanswered
+  int32_t heartbeat_ms = 0;    // a client silent for three of these is taken for dead
+  uint32_t transports = 0;     // bit t: weights may come by WeightTransport t
+  bool in_place_only = false;  // no memory for a second set of weights
+  std::string device_uuid;     // of the worker's GPU, as the driver writes it; empty: no GPU
   template <class A>
   void serialize(A& a) {
     a(CEREAL_NVP(server), CEREAL_NVP(backend), CEREAL_NVP(contract_id), CEREAL_NVP(weights_digest),
       CEREAL_NVP(weight_version), CEREAL_NVP(vocabulary), CEREAL_NVP(max_context),
-      CEREAL_NVP(max_message_bytes), CEREAL_NVP(max_requests), CEREAL_NVP(heartbeat_ms));
+      CEREAL_NVP(max_message_bytes), CEREAL_NVP(max_requests), CEREAL_NVP(heartbeat_ms),
+      CEREAL_NVP(transports), CEREAL_NVP(in_place_only), CEREAL_NVP(device_uuid));
   }
 };
 
@@ -110,113 +115,15 @@ struct StatusReply {  // <-
   std::string weights_digest;
   uint64_t steps = 0, tokens_generated = 0, last_logits_hash = 0;
   bool draining = false;
-  std::string update_state;  // idle, receiving, committing
+  std::string update_state;  // idle, receiving, verified, committing
+  std::string health;        // serving, sleeping, poisoned
   template <class A>
   void serialize(A& a) {
     a(CEREAL_NVP(running), CEREAL_NVP(waiting), CEREAL_NVP(pages_free), CEREAL_NVP(pages_total),
       CEREAL_NVP(clients), CEREAL_NVP(pages_evicted), CEREAL_NVP(pages_copied),
       CEREAL_NVP(weight_version), CEREAL_NVP(weights_digest), CEREAL_NVP(steps),
       CEREAL_NVP(tokens_generated), CEREAL_NVP(last_logits_hash), CEREAL_NVP(draining),
-      CEREAL_NVP(update_state));
-  }
-};
-
-// ---- weight updates: begin -> ready -> (bucket -> done)* -> commit -> committed
-struct ManifestTensor {
-  std::string name;   // Hugging Face
-  std::string dtype;  // "BF16"
-  std::vector<int64_t> shape;
-  std::string digest;  // xxh3-128 of the tensor's bytes, 32 hex digits
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(name), CEREAL_NVP(dtype), CEREAL_NVP(shape), CEREAL_NVP(digest));
-  }
-};
-
-// The tensors' bytes in this order are one stream; bucket i holds stream bytes
-// [i * bucket_bytes, (i + 1) * bucket_bytes). Nothing else says where anything lies.
-struct UpdateBegin {  // ->
-  static constexpr MessageType kType = MessageType::update_begin;
-  uint64_t weight_version = 0;  // above the live one
-  std::string contract_id;
-  uint8_t policy = 0;         // exact::UpdatePolicy
-  uint64_t bucket_bytes = 0;  // wanted; the worker may give less
-  std::vector<ManifestTensor> tensors;
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(weight_version), CEREAL_NVP(contract_id), CEREAL_NVP(policy),
-      CEREAL_NVP(bucket_bytes), CEREAL_NVP(tensors));
-  }
-};
-
-struct UpdateReady {  // <-
-  static constexpr MessageType kType = MessageType::update_ready;
-  uint64_t session = 0;      // random; every later message of the update carries it
-  std::string segment_name;  // shared memory, made and owned by the worker
-  uint64_t segment_bytes = 0;
-  uint64_t bucket_bytes = 0;
-  int32_t timeout_ms = 0;  // between two messages of the update
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(session), CEREAL_NVP(segment_name), CEREAL_NVP(segment_bytes),
-      CEREAL_NVP(bucket_bytes), CEREAL_NVP(timeout_ms));
-  }
-};
-
-struct UpdateBucket {  // -> half (index % 2) of the segment holds bucket `index`
-  static constexpr MessageType kType = MessageType::update_bucket;
-  uint64_t session = 0;
-  uint64_t index = 0;
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(session), CEREAL_NVP(index));
-  }
-};
-
-struct UpdateBucketDone {  // <- its half may be written again
-  static constexpr MessageType kType = MessageType::update_bucket_done;
-  uint64_t session = 0;
-  uint64_t index = 0;
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(session), CEREAL_NVP(index));
-  }
-};
-
-struct UpdateCommit {  // ->
-  static constexpr MessageType kType = MessageType::update_commit;
-  uint64_t session = 0;
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(session));
-  }
-};
-
-struct UpdateCommitted {  // <- once the new version is live
-  static constexpr MessageType kType = MessageType::update_committed;
-  uint64_t weight_version = 0;
-  std::string weights_digest;
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(weight_version), CEREAL_NVP(weights_digest));
-  }
-};
-
-struct UpdateAbort {  // ->
-  static constexpr MessageType kType = MessageType::update_abort;
-  uint64_t session = 0;
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(session));
-  }
-};
-
-struct UpdateAborted {  // <-
-  static constexpr MessageType kType = MessageType::update_aborted;
-  uint64_t weight_version = 0;  // still live
-  template <class A>
-  void serialize(A& a) {
-    a(CEREAL_NVP(weight_version));
+      CEREAL_NVP(update_state), CEREAL_NVP(health));
   }
 };
 

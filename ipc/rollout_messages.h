@@ -109,12 +109,13 @@ struct Completion {
   std::vector<int32_t> kept_counts;
   std::vector<int32_t> kept_ids;
   std::vector<float> prompt_logprobs;  // of each token of the prompt after the first
+  uint64_t record_id = 0;              // in the worker's journal, from 1; 0: it keeps none
   template <class A>
   void serialize(A& a) {
     a(CEREAL_NVP(sample_index), CEREAL_NVP(finish_reason), CEREAL_NVP(error), CEREAL_NVP(tokens),
       CEREAL_NVP(logprobs), CEREAL_NVP(processed_logprobs), CEREAL_NVP(versions),
       CEREAL_NVP(entropies), CEREAL_NVP(top_ids), CEREAL_NVP(top_logprobs), CEREAL_NVP(kept_counts),
-      CEREAL_NVP(kept_ids), CEREAL_NVP(prompt_logprobs));
+      CEREAL_NVP(kept_ids), CEREAL_NVP(prompt_logprobs), CEREAL_NVP(record_id));
   }
 };
 

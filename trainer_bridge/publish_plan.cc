@@ -47,7 +47,7 @@ Result<std::vector<ipc::ManifestTensor>> make_manifest(std::span<const NamedTens
     entry.name = tensor.name;
     entry.dtype = "BF16";
     entry.shape = tensor.shape;
-    entry.digest = digest128(tensor.bytes).to_hex();
+    entry.digest = tensor_digest(tensor.bytes).to_hex();
     manifest.push_back(std::move(entry));
   }
   return manifest;

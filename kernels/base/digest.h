@@ -26,6 +26,18 @@ Digest128 digest128(std::span<const std::byte> bytes);
 Digest128 digest128(std::string_view text);
 uint64_t digest64(std::span<const std::byte> bytes);
 
+// ---- the digest of a tensor: the bytes are cut into chunks of 64 KiB, the last one shorter; it is
+// digest128 of the chunks' digest128s, 16 bytes each in canonical (big-endian) order. Chunks need
+// not wait for each other, so a GPU digests at the speed of its memory.
+inline constexpr size_t kDigestChunkBytes = size_t{1} << 16;
+
+constexpr uint64_t digest_chunk_count(uint64_t tensor_bytes) {
+  return (tensor_bytes + kDigestChunkBytes - 1) / kDigestChunkBytes;
+}
+Digest128 tensor_digest(std::span<const std::byte> bytes);
+// Of a tensor whose chunks have these digests, in order.
+Digest128 tensor_digest_of_chunks(std::span<const Digest128> chunks);
+
 // digest128 over bytes that come in pieces.
 class DigestStream {
  public:
@@ -34,6 +46,7 @@ class DigestStream {
   DigestStream(DigestStream&&) noexcept;
   DigestStream& operator=(DigestStream&&) noexcept;
 
+  DigestStream copy() const;
   void reset();
   void update(std::span<const std::byte> bytes);
   void update(std::string_view text);
@@ -42,6 +55,19 @@ class DigestStream {
  private:
   struct State;
   std::unique_ptr<State> state_;
+};
+
+// tensor_digest over bytes that come in pieces.
+class TensorDigestStream {
+ public:
+  void reset();
+  void update(std::span<const std::byte> bytes);
+  Digest128 finish() const;  // of everything so far; more may follow
+
+ private:
+  DigestStream chunk_;      // of the bytes after the last whole chunk
+  size_t chunk_bytes_ = 0;  // their count, below kDigestChunkBytes
+  DigestStream chunks_;     // of the digests of whole chunks
 };
 
 }  // namespace exact

@@ -173,7 +173,7 @@ TEST_F(WeightSlotTest, DigestsAreThoseOfTheBytes) {
   ASSERT_TRUE(append_all(slot_, config_).is_ok());
   DigestStream text;
   for (size_t i = 0; i < slot_.table().size(); i++) {
-    const Digest128 digest = digest128(tensor_data(slot_.table()[i], config_));
+    const Digest128 digest = tensor_digest(tensor_data(slot_.table()[i], config_));
     EXPECT_EQ(slot_.tensor_digest(i), digest);
     EXPECT_TRUE(slot_.verify(i, digest).is_ok());
     text.update(slot_.table()[i].name + "=" + digest.to_hex() + "\n");
@@ -212,7 +212,7 @@ TEST_F(WeightSlotTest, ASecondTensorWaitsForTheFirst) {
   // The refusal changed nothing: both can still arrive.
   EXPECT_TRUE(slot_.append(0, std::span(first).subspan(100)).is_ok());
   EXPECT_TRUE(slot_.append(1, second).is_ok());
-  EXPECT_EQ(slot_.tensor_digest(0), digest128(first));
+  EXPECT_EQ(slot_.tensor_digest(0), tensor_digest(first));
 }
 
 TEST_F(WeightSlotTest, MoreBytesThanATensorHasAreRefused) {
@@ -260,7 +260,7 @@ TEST_F(WeightSlotTest, ATensorCutShortIsNamed) {
 TEST_F(WeightSlotTest, AWrongDigestIsCorruptByName) {
   const auto data = tensor_data(slot_.table()[2], config_);
   ASSERT_TRUE(slot_.append(2, data).is_ok());
-  Digest128 wrong = digest128(data);
+  Digest128 wrong = tensor_digest(data);
   wrong.low ^= 1;
   const Status status = slot_.verify(2, wrong);
   expect_error(status, Code::corrupt, slot_.table()[2].name);

@@ -69,7 +69,9 @@ void for_each_message(Visit visit) {
        std::type_identity<UpdateCommitted>(), std::type_identity<UpdateAbort>(),
        std::type_identity<UpdateAborted>(), std::type_identity<SampleDone>(),
        std::type_identity<TokenChunk>(), std::type_identity<MaskWanted>(),
-       std::type_identity<Allow>(), std::type_identity<AllowReply>());
+       std::type_identity<Allow>(), std::type_identity<AllowReply>(), std::type_identity<Sleep>(),
+       std::type_identity<SleepReply>(), std::type_identity<Wake>(),
+       std::type_identity<WakeReply>());
 }
 
 }  // namespace exact::ipc

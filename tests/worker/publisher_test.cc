@@ -75,7 +75,7 @@ TEST(PublishPlan, ManifestNamesEveryTensorWithItsDigest) {
     EXPECT_EQ((*manifest)[t].dtype, "BF16");
     EXPECT_EQ((*manifest)[t].shape, tensors[t].shape);
     EXPECT_EQ((*manifest)[t].digest,
-              digest128(std::as_bytes(std::span(tensors[t].values))).to_hex());
+              tensor_digest(std::as_bytes(std::span(tensors[t].values))).to_hex());
   }
 }
 
