@@ -113,7 +113,8 @@ Result<std::optional<Record>> JournalReader::next() {
     if ((frame.offset == 0) != (frame.header.kind == RecordKind::session)) {
       wrong = frame.offset == 0 ? "a segment must begin with its session" : "a second session";
     } else if (expected_id_ != 0 && id != expected_id_) {
-      wrong = "record " + std::to_string(id) + " where " + std::to_string(expected_id_) + " belongs";
+      wrong = "record " + std::to_string(id) + " where " + std::to_string(expected_id_);
+      wrong += " belongs";
     }
     if (wrong.empty()) return decode(std::move(frame));
     const std::string where = place(reader_->path(), frame.offset);

@@ -32,8 +32,8 @@ class JournalReader {
   static Result<JournalReader> open(const std::string& path);
 
   // The next record, sessions included (one opens each segment), or nothing at the end. An error
-  // names file and offset: corrupt, invalid, unsupported: damage, or records that are missing between
-  // two others; call again to go on behind it. Any other code: give up.
+  // names file and offset. corrupt, invalid, unsupported: damage, or records that are missing
+  // between two others; call again to go on behind it. Any other code: give up.
   Result<std::optional<Record>> next();
   // True of the codes after which next() goes on.
   static bool is_damage(const Status& status);

@@ -1,5 +1,5 @@
-// record.h owns what a journal says: one struct a kind of record, each with a serialize() that names
-// its fields. docs/journal.md describes them; record_codec.h turns them into bytes and back.
+// record.h owns what a journal says: one struct a kind of record, each with a serialize() that
+// names its fields. docs/journal.md describes them; record_codec.h turns them into bytes and back.
 //
 // A SessionRecord opens each segment and holds for the records after it. It takes no record id.
 #pragma once
@@ -56,8 +56,8 @@ struct CompletionRecord {
   ipc::Generate request;        // as received
   ipc::Completion completion;   // as answered, but for record_id: the frame has it, here it is 0
   std::string not_replayable;   // why the record does not hold all that is needed; empty: it does
-  // Of a masked request: the mask_counts[i] ids that token i could be are in mask_ids after those of
-  // the tokens before it. There may be one more than tokens. Empty where not_replayable says so.
+  // Of a masked request: the mask_counts[i] ids that token i could be are in mask_ids after those
+  // of the tokens before it. There may be one more than tokens. Empty where not_replayable says so.
   std::vector<int32_t> mask_counts;
   std::vector<int32_t> mask_ids;
   template <class A>

@@ -19,8 +19,8 @@ struct Segment {
 
 std::string segment_name(uint64_t first_id);
 
-// In order of first_id; empty where there is none. not_found: no such directory; device: it can't be
-// read.
+// In order of first_id; empty where there is none. not_found: no such directory; device: it can't
+// be read.
 Result<std::vector<Segment>> list_segments(const std::string& directory);
 
 }  // namespace exact::journal

@@ -1,9 +1,9 @@
 // segment_reader.h owns reading one segment from its beginning. It believes nothing: lengths count
 // only under a good checksum, and memory is taken only for bytes that are there.
 //
-// A bad frame with nothing readable after it is a torn tail, which is how a killed writer or a power
-// cut leaves a file: next() ends there. A bad frame with more after it is damage: next() names the
-// offset, and the call after that goes on behind it.
+// A bad frame with nothing readable after it is a torn tail, which is how a killed writer or a
+// power cut leaves a file: next() ends there. A bad frame with more after it is damage: next()
+// names the offset, and the call after that goes on behind it.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +37,7 @@ class SegmentReader {
   static Result<SegmentReader> open(const std::string& path);
 
   // The next frame, or nothing at the end or at a torn tail. corrupt or unsupported: what is wrong,
-  // and where; call again to go on behind it. device: the file can't be read; calling again is no use.
+  // and where; call again to go on behind it. device: the file can't be read; give up.
   Result<std::optional<RawFrame>> next();
 
   const std::string& path() const { return path_; }
