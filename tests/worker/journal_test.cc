@@ -7,6 +7,7 @@
 
 #include "tests/journal/journal_support.h"
 #include "tests/worker/program.h"
+#include "tests/worker/update_steps.h"
 #include "tests/worker/worker_fixture.h"
 
 namespace exact::worker_tests {
@@ -264,6 +265,32 @@ TEST_F(JournalTest, MasksAreRecordedWithTheirSample) {
   const auto& record = std::get<CompletionRecord>(contents.records[0].body);
   EXPECT_EQ(record.mask_counts, (std::vector<int32_t>{2, 2, 2}));
   EXPECT_EQ(record.mask_ids, (std::vector<int32_t>{4, 9, 5, 10, 6, 11}));
+}
+
+TEST_F(JournalTest, AnUpdateIsRecordedWhereItBecameLive) {
+  const auto journal = open(journal::Fsync::each);
+  ipc::UpdateCommitted committed;
+  {
+    LocalWorker worker({}, {.max_context = 256, .page_count = 300}, journal.get());
+    RawClient client(worker.endpoint());
+    client.hello();
+    ASSERT_TRUE(client.call<ipc::GenerateReply>(generate({1, 2}, 2, 1)).is_ok());
+    UpdateSteps update(client, worker.config(), 2);
+    const auto done = update.run();
+    ASSERT_TRUE(done.is_ok()) << done.status().to_string();
+    committed = *done;
+    ASSERT_TRUE(client.call<ipc::GenerateReply>(generate({1, 2}, 2, 1)).is_ok());
+  }
+  ASSERT_TRUE(journal->close().is_ok());
+  const Contents contents = read_journal(directory());
+  ASSERT_EQ(contents.records.size(), 3u);
+  const auto& update = std::get<journal::UpdateRecord>(contents.records[1].body);
+  EXPECT_EQ(update.weight_version, 2u);
+  EXPECT_EQ(update.weights_digest, committed.weights_digest);
+  EXPECT_EQ(update.policy, static_cast<uint8_t>(UpdatePolicy::recompute));
+  EXPECT_FALSE(update.at_start);
+  const auto& after = std::get<CompletionRecord>(contents.records[2].body);
+  EXPECT_EQ(after.completion.versions[0].weights_digest, committed.weights_digest);
 }
 
 // A cancelled sample is a prefix, and recorded as one.
