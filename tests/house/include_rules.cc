@@ -24,12 +24,13 @@ const std::vector<Room> kRooms = {
      {"kernels/base/", "kernels/backend.h", "kernels/cpu/", "kernels/cuda/",
       "kernels/make_backend.h"}},
     {"ipc/", {"ipc/", "kernels/base/"}},
+    {"journal/", {"journal/", "ipc/", "kernels/base/"}},
     {"engine/", {"engine/", "kernels/base/", "kernels/backend.h", "kernels/contract/"}},
     {"trainer_bridge/", {"trainer_bridge/", "ipc/", "engine/", "kernels/"}},
-    {"worker/", {"worker/", "engine/", "ipc/", "kernels/"}},
+    {"worker/", {"worker/", "journal/", "engine/", "ipc/", "kernels/"}},
     {"examples/", {"examples/", "trainer_bridge/", "ipc/", "engine/", "kernels/"}},
-    {"bench/", {"bench/", "engine/", "ipc/", "kernels/"}},
-    {"tests/", {"tests/", "worker/", "trainer_bridge/", "ipc/", "engine/", "kernels/"}},
+    {"bench/", {"bench/", "journal/", "engine/", "ipc/", "kernels/"}},
+    {"tests/", {"tests/", "worker/", "trainer_bridge/", "journal/", "ipc/", "engine/", "kernels/"}},
 };
 
 struct Library {
@@ -41,7 +42,7 @@ struct Library {
 const std::vector<Library> kLibraries = {
     {"ZeroMQ", {"zmq"}, {"ipc/socket.", "tests/ipc/", "tests/worker/"}},
     {"Boost", {"boost/"}, {"ipc/shm_region.", "ipc/weight_shm.", "tests/ipc/"}},
-    {"cereal", {"cereal/"}, {"ipc/", "tests/ipc/"}},
+    {"cereal", {"cereal/"}, {"ipc/", "journal/", "tests/ipc/"}},
     {"xxHash", {"xxh"}, {"kernels/base/", "tests/"}},
     {"NCCL", {"nccl"}, {"kernels/cuda/", "tests/cuda/"}},
     {"CUDA", {"cuda", "cublas", "nv"}, {"kernels/cuda/", "tests/cuda/", "bench/"}},

@@ -12,9 +12,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::vector<std::string> kFolders = {"kernels", "ipc",      "engine", "trainer_bridge",
-                                           "worker",  "examples", "bench",  "tests",
-                                           "cmake",   "scripts",  "docs",   ".ci"};
+const std::vector<std::string> kFolders = {
+    "kernels", "ipc",   "engine", "trainer_bridge", "journal", "worker", "examples",
+    "bench",   "tests", "cmake",  "scripts",        "docs",    ".ci"};
 const std::vector<std::string> kData = {"tests/golden/"};
 
 std::string read_file(const fs::path& path) {
