@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from typing import IO, Sequence
+from typing import IO, Iterable
 
 from .errors import PeerLostError, TimedOutError
 from .program import find_program
@@ -24,7 +24,7 @@ class Worker:
     """
 
     def __init__(self, model: str | os.PathLike, *, endpoint: str | None = None, backend: str = "auto",
-                 arguments: Sequence[str] = (), start_timeout: float = 600.0, log: IO | None = None):
+                 arguments: Iterable[str] = (), start_timeout: float = 600.0, log: IO | None = None):
         self._folder = pathlib.Path(tempfile.mkdtemp(prefix="exact-rollout-"))
         self.endpoint = endpoint or f"ipc://{self._folder}/worker.sock"
         self._log_path = self._folder / "log"

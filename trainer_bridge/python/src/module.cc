@@ -8,10 +8,12 @@
 #include "trainer_bridge/python/src/parts.h"
 
 NB_MODULE(_core, module) {
+  nanobind::set_leak_warnings(false);  // a program may end with objects that it still holds
   module.doc() = "The C++ bridge of exact-rollout; use the package exact_rollout.";
   exact::python::register_errors();
   exact::python::bind_messages(module);
   exact::python::bind_client(module);
   exact::python::bind_weights(module);
+  exact::python::bind_ops(module);
   module.def("default_endpoint", &exact::ipc::default_endpoint);
 }
