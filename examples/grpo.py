@@ -6,7 +6,7 @@ exact_rollout.torch. Each step prints the reward, the KL between the policy that
 forward pass (exactly 0), the fraction of clipped ratios (exactly 0), how many log-probabilities differ in any bit, and
 where the time went. Exit code 1 when any differed.
 
-    examples/grpo.py --config examples/models/small.json --device cpu --steps 20
+    examples/grpo.py --config examples/models/tiny.json --device cpu
     examples/grpo.py --model Qwen3-0.6B --device cuda --steps 100
 """
 import argparse
@@ -153,11 +153,13 @@ def main():
     parser.add_argument("--prompt-tokens", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument("--micro-batch", type=int, default=64, help="sequences of one forward pass")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, help="default: 3e-3 for --config's small models, 1e-5 for others")
     parser.add_argument("--clip", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--worker", default="", help="more options of `rollout serve`, as one text")
     arguments = parser.parse_args()
+    if arguments.learning_rate is None:
+        arguments.learning_rate = 3e-3 if arguments.config else 1e-5
     if min(arguments.steps, arguments.prompts, arguments.prompt_tokens, arguments.max_new_tokens) < 1 or \
             arguments.group < 2 or not math.isfinite(arguments.learning_rate):
         parser.error("counts must be at least 1, and a group 2")

@@ -9,18 +9,12 @@ import pytest
 import exact_rollout
 from exact_rollout.program import find_program
 
-CONFIG = {
-    "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "dtype": "bfloat16", "attention_bias": False,
-    "bos_token_id": None, "eos_token_id": None, "head_dim": 32, "hidden_act": "silu", "hidden_size": 64,
-    "intermediate_size": 128, "max_position_embeddings": 512, "num_attention_heads": 2, "num_hidden_layers": 2,
-    "num_key_value_heads": 1, "rms_norm_eps": 1e-6, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
-    "sliding_window": None, "tie_word_embeddings": True, "use_sliding_window": False, "vocab_size": 256,
-}
+TINY = pathlib.Path(__file__).parents[2] / "examples" / "models" / "tiny.json"
 
 
 def make_model(folder: pathlib.Path, seed: int, **changes) -> pathlib.Path:
     folder.mkdir(parents=True)
-    (folder / "asked.json").write_text(json.dumps({**CONFIG, **changes}))
+    (folder / "asked.json").write_text(json.dumps({**json.loads(TINY.read_text()), **changes}))
     subprocess.run([find_program(), "make-model", "--config", folder / "asked.json", "--seed", str(seed), "--out",
                     folder / "model"], check=True, capture_output=True)
     return folder / "model"

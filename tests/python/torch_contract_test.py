@@ -30,7 +30,7 @@ class Stock(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(2, dtype=dtype))
         self.register_buffer("inv_freq", torch.from_numpy(inv_freq.copy()))
         self.config = types.SimpleNamespace(_attn_implementation=attention, num_attention_heads=2, head_dim=32,
-                                            hidden_size=64, to_json_string=lambda use_diff: config_json)
+                                            hidden_size=64, to_json_string=lambda: config_json)
 
 
 @pytest.fixture
@@ -85,6 +85,12 @@ def test_frequencies_of_a_cpu_are_told_from_those_of_a_gpu(stock, model):
     one_off = of_gpu.copy()
     one_off[3] = np.nextafter(one_off[3], np.float32(0))
     assert "1 of 16 rotary frequencies" in whats(report_of(model=stock(inv_freq=one_off)))
+
+
+def test_frequencies_that_a_cast_rounded_are_named(stock):
+    model = stock()
+    model.inv_freq = model.inv_freq.bfloat16()
+    assert "a cast of the whole model rounded them" in whats(report_of(model=model))
 
 
 def test_autocast_and_compiled_models_are_named(stock):

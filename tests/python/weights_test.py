@@ -1,4 +1,7 @@
 """Weights from Python: pushing them while a worker serves, scoring them, and what is refused."""
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -34,6 +37,20 @@ def test_a_scorer_of_tensors_in_memory_equals_that_of_the_files(model):
     want = Scorer(model).score_many(texts)
     got = Scorer(model, read_tensors(model), threads=1).score_many(texts)
     assert [differing(a, b) for a, b in zip(want, got)] == [0, 0, 0] and [len(a) for a in got] == [2, 4, 1]
+
+
+def test_scoring_lets_other_threads_run(model):
+    scorer = Scorer(model, threads=1)
+    texts = [[seed % 256] * 400 for seed in range(60)]
+    took = []
+    begin = time.monotonic()
+    thread = threading.Thread(target=lambda: (scorer.score_many(texts), took.append(time.monotonic() - begin)))
+    thread.start()
+    longest, last = 0.0, time.monotonic()
+    while thread.is_alive():
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+    assert longest < took[0] / 2, f"another thread stood still for {longest:.2f} s of {took[0]:.2f} s"
 
 
 def test_refusals_name_the_tensor_and_leave_the_live_version(worker, model):

@@ -26,18 +26,21 @@ inline std::vector<int32_t> copy_of(const IdArray& array) {
   return {ids.begin(), ids.end()};
 }
 
+template <class T>
+using NumpyArray = nanobind::ndarray<nanobind::numpy, T>;
+
 // `values`, which lives as long as `owner`, as an array of `shape` (one number: its length).
 template <class T>
-nanobind::object view_of(std::vector<T>& values, nanobind::handle owner,
-                         std::initializer_list<size_t> shape) {
+NumpyArray<T> view_of(std::vector<T>& values, nanobind::handle owner,
+                      std::initializer_list<size_t> shape) {
   static T nothing{};  // an empty vector has no address, and an array wants one
   T* const data = values.empty() ? &nothing : values.data();
-  return nanobind::cast(nanobind::ndarray<nanobind::numpy, T>(data, shape, owner));
+  return NumpyArray<T>(data, shape, owner);
 }
 
 // An array that owns `values`.
 template <class T>
-nanobind::object array_of(std::vector<T> values) {
+NumpyArray<T> array_of(std::vector<T> values) {
   auto owned = std::make_unique<std::vector<T>>(std::move(values));
   std::vector<T>& kept = *owned;
   const nanobind::capsule owner(

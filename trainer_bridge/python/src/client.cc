@@ -83,8 +83,11 @@ void bind_client(nb::module_& module) {
              return unwrap(alone(self, [&](Client& c) { return c.cancel(request_id); }));
            })
       .def("allow", &allow)
-      .def("next_event", &next_event)
-      .def("score", &score)
+      .def("next_event", &next_event, "timeout_ms"_a,
+           nb::sig("def next_event(self, timeout_ms: int) -> tuple[int, bool, object] | None"))
+      .def("score", &score, "tokens"_a,
+           nb::sig("def score(self, tokens: numpy.typing.NDArray[numpy.int32]) -> "
+                   "tuple[numpy.typing.NDArray[numpy.float32], str, int, str]"))
       .def("status",
            [](SharedClient& self) {
              return unwrap(alone(self, [](Client& c) { return c.status(); }));

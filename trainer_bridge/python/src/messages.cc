@@ -32,10 +32,11 @@ void add_array(nb::class_<Message>& type, const char* name, std::vector<T> Messa
   });
 }
 
-nb::object top_of(nb::handle self, auto ipc::Completion::*field) {
+template <class T>
+NumpyArray<T> top_of(nb::handle self, std::vector<T> ipc::Completion::*field) {
   ipc::Completion& completion = nb::cast<ipc::Completion&>(self);
   const size_t rows = completion.tokens.size();
-  auto& values = completion.*field;
+  std::vector<T>& values = completion.*field;
   return view_of(values, self, {rows, rows == 0 ? 0 : values.size() / rows});
 }
 

@@ -1,11 +1,13 @@
 // Binds the forward operations of the contract, on arrays in the caller's memory.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -68,18 +70,14 @@ class SharedOps {
   std::unique_ptr<ContractOps> ops_;
 };
 
-void linear(SharedOps& self, const InArray& x, const InArray& weight, nb::object bias,
-            const OutArray& out) {
+void linear(SharedOps& self, const InArray& x, const InArray& weight,
+            const std::optional<InArray>& bias, const OutArray& out) {
   if (weight.ndim() != 2) check(Status(Code::invalid, "weight must have two dimensions"));
   const auto in_features = static_cast<int64_t>(weight.shape(1));
   const Bf16Span x_span = in("x", x), weight_span = in("weight", weight);
   const Bf16Out out_span = out_of(out);
-  InArray bias_array;
   Bf16Span bias_span;
-  if (!bias.is_none()) {
-    bias_array = nb::cast<InArray>(bias);
-    bias_span = in("bias", bias_array);
-  }
+  if (bias) bias_span = in("bias", *bias);
   self.run([&](ContractOps& ops) {
     return ops.linear(in_features, x_span, weight_span, bias_span, out_span);
   });

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .. import _core
+from ..bits import differing
 from ..errors import ContractMismatchError, ExactError
 
 MEASURED_TORCH = "2.11"
@@ -151,16 +152,24 @@ def _rope(model: torch.nn.Module, config) -> list[Finding]:
     buffers = [b for name, b in model.named_buffers() if name.split(".")[-1] == "inv_freq"]
     if not buffers or not hasattr(config, "to_json_string"):
         return []
+    rounded = [b.dtype for b in buffers if b.dtype != torch.float32]
+    if rounded:
+        return [Finding("error", f"rotary frequencies are {rounded[0]}: a cast of the whole model rounded them",
+                        "Load the model with dtype=torch.bfloat16 instead of casting it")]
     try:
-        want = _core.rope_frequencies(config.to_json_string(use_diff=False))
+        want = _core.rope_frequencies(config.to_json_string())
     except ExactError as refused:
-        return [Finding("error", f"the worker would not serve this model: {refused}", "See what it takes in README.md")]
-    got = buffers[0].detach().float().cpu().numpy()
-    wrong = int((got.view(np.uint32) != want.view(np.uint32)).sum()) if got.shape == want.shape else len(want)
+        return [Finding("warning", f"rotary frequencies were not compared: {refused}", "See what is taken in README.md")]
+    wrong = max(_differing(buffer, want) for buffer in buffers)
     if wrong == 0:
         return []
     return [Finding("error", f"{wrong} of {len(want)} rotary frequencies are not those that a GPU computes: the model "
                     "was built on the CPU", 'Build it with `with torch.device("cuda"): ...from_pretrained(...)`')]
+
+
+def _differing(buffer: torch.Tensor, want: np.ndarray) -> int:
+    got = buffer.detach().cpu().numpy()
+    return differing(got, want) if got.shape == want.shape else len(want)
 
 
 def _attention(model: torch.nn.Module, batch: int, length: int) -> list[Finding]:
