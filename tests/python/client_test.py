@@ -171,12 +171,15 @@ def test_waiting_lets_other_threads_run(client):
 
 def test_keyboard_interrupt_ends_a_wait_and_cancels(client):
     previous = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    # A shell's background job starts with SIGINT ignored, and Python then leaves it so.
+    previous_interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         with pytest.raises(KeyboardInterrupt):
             client.generate(PROMPT, max_new_tokens=5, masked=True)
     finally:
         signal.signal(signal.SIGALRM, previous)
+        signal.signal(signal.SIGINT, previous_interrupt)
     assert client.generate(PROMPT, max_new_tokens=1)[0].finish_reason == "length"
 
 

@@ -60,7 +60,7 @@ def match_contract(model: torch.nn.Module | None = None, *, batch: int | None = 
                                            f"Use PyTorch {MEASURED_TORCH} or later, built with CUDA"))
     report.findings += _environment()
     if model is not None:
-        report.findings += _model(model)
+        report.findings += model_findings(model)
         if batch is not None and length is not None:
             report.findings += _attention(model, batch, length)
     for finding in report.findings:
@@ -129,7 +129,7 @@ def _transformers_version() -> str | None:
         return None
 
 
-def _model(model: torch.nn.Module) -> list[Finding]:
+def model_findings(model: torch.nn.Module) -> list[Finding]:
     findings = []
     if hasattr(model, "_orig_mod"):
         findings.append(Finding("error", "the model is compiled: fused kernels have other bits",
