@@ -61,6 +61,20 @@ def test_a_program_that_closes_nothing_ends_in_peace(model):
     wait_until_gone(int(done.stdout))
 
 
+def test_a_fork_that_ends_takes_neither_client_nor_worker_with_it(model):
+    script = ("import exact_rollout, os, sys\n"
+              f"w = exact_rollout.Worker({str(model)!r}, backend='cpu')\n"
+              "c = exact_rollout.Client(w.endpoint)\n"
+              "r = c.submit([1, 2, 3], max_new_tokens=3, masked=True)\n"
+              "child = os.fork()\n"
+              "if child == 0: sys.exit(7)\n"
+              "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7\n"
+              "assert w.poll() is None and r.cancel()\n"
+              "print(r.result(20)[0].finish_reason)\n")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "cancelled\n"), done.stderr
+
+
 def test_the_program_named_by_the_environment_is_taken(monkeypatch):
     monkeypatch.setenv("EXACT_ROLLOUT_PROGRAM", "/bin/false")
     with pytest.raises(exact_rollout.PeerLostError, match="exit code 1"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import os
 import threading
 import weakref
 from dataclasses import dataclass
@@ -63,7 +64,9 @@ class _Router:
             pass
         except ExactError as failure:  # of the connection itself
             error = failure
-            self.core.close()
+        except Exception as failure:  # a bug, or no memory: nobody may wait for ever because of it
+            error = ExactError(f"the client's thread ended: {failure!r}")
+        self.core.close()
         with self.lock:
             left, self.rollouts = list(self.rollouts.values()), {}
         for rollout in left:
@@ -82,6 +85,7 @@ class Client:
                  timeout: float = 30.0, connect_timeout: float = 10.0, max_message_bytes: int = 256 << 20):
         self._calls = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="exact-rollout-call")
         self._closed = False
+        self._owner = os.getpid()
         self._how = (endpoint, name, contract_id, timeout, connect_timeout, max_message_bytes)
         self._second: _core.Client | None = None
         try:
@@ -168,6 +172,8 @@ class Client:
         if self._closed:
             return
         self._closed = True
+        if os.getpid() != self._owner:
+            return  # a fork: the connection is its parent's, and so is the thread that holds it
         self._core.close()
         if self._second is not None:
             self._second.close()
@@ -188,7 +194,7 @@ class Client:
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True) and hasattr(self, "_reader"):
+        if not getattr(self, "_closed", True) and hasattr(self, "_reader") and os.getpid() == self._owner:
             self._core.close()
 
     def _call(self, function, *arguments):

@@ -34,7 +34,9 @@ class Worker:
                    "--until-input-ends", *arguments]
         with open(self._log_path, "wb") as own_log:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                             stderr=log or own_log, text=True)
+                                             stderr=log or own_log, text=True,
+                                             start_new_session=True)  # Ctrl-C is the trainer's to handle
+        self._owner = os.getpid()
         self._reader = threading.Thread(target=self._read, name="exact-rollout-worker", daemon=True)
         self._reader.start()
         try:
@@ -83,7 +85,7 @@ class Worker:
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_process") and self._process.returncode is None:
+        if hasattr(self, "_owner") and self._process.returncode is None and os.getpid() == self._owner:
             self.kill()
 
     def _end(self) -> int:

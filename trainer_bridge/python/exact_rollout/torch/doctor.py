@@ -74,7 +74,7 @@ def doctor(model: torch.nn.Module, ids, client: Client | None = None,
     stage by stage; then `logprobs(logits, targets)`, the trainer's own way; then, with a client, the worker's scores.
     The contract's side is computed on the CPU: short texts do.
     """
-    ids = torch.as_tensor(ids)
+    ids = torch.as_tensor(ids).cpu()
     if ids.dim() != 2 or ids.shape[1] < 2:
         raise InvalidError("ids must be (B, L), with two ids or more in a row")
     device = next(model.parameters()).device
