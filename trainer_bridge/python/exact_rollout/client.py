@@ -105,8 +105,6 @@ class Client:
         with self._router.lock:
             rollout = Rollout(self, self._core.submit(request))
             self._router.rollouts[rollout.request_id] = rollout
-        if not self._reader.is_alive():
-            rollout._fail(CancelledError("the client was closed"))
         return rollout
 
     def generate(self, prompt, **parameters: Unpack[RolloutParameters]) -> Group:
