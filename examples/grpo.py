@@ -163,6 +163,9 @@ def main():
     if min(arguments.steps, arguments.prompts, arguments.prompt_tokens, arguments.max_new_tokens) < 1 or \
             arguments.group < 2 or not math.isfinite(arguments.learning_rate):
         parser.error("counts must be at least 1, and a group 2")
+    if arguments.micro_batch < 1 or arguments.prompts * arguments.group % arguments.micro_batch != 0:
+        # A smaller last batch might have its attention's keys split, which gives other bits.
+        parser.error("--micro-batch must divide --prompts times --group")
     if arguments.model:
         return run(arguments.model, arguments)
     with tempfile.TemporaryDirectory() as folder:
