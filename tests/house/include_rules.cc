@@ -54,6 +54,7 @@ const std::vector<Library> kLibraries = {
      {"engine/", "worker/", "trainer_bridge/", "examples/", "tests/", "bench/"}},
     {"CLI11", {"CLI/"}, {"worker/", "examples/", "bench/"}},
     {"spdlog", {"spdlog/"}, {"worker/"}},
+    {"nanobind", {"nanobind/", "Python.h"}, {"trainer_bridge/python/"}},
     {"GoogleTest", {"gtest/", "gmock/"}, {"tests/"}},
     {"Google Benchmark", {"benchmark/"}, {"bench/"}},
 };
