@@ -28,7 +28,7 @@ const std::vector<Room> kRooms = {
     {"trainer_bridge/", {"trainer_bridge/", "ipc/", "engine/", "kernels/"}},
     {"worker/", {"worker/", "engine/", "ipc/", "kernels/"}},
     {"examples/", {"examples/", "trainer_bridge/", "ipc/", "engine/", "kernels/"}},
-    {"bench/", {"bench/", "engine/", "ipc/", "kernels/"}},
+    {"bench/", {"bench/", "worker/", "trainer_bridge/", "ipc/", "engine/", "kernels/"}},
     {"tests/", {"tests/", "worker/", "trainer_bridge/", "ipc/", "engine/", "kernels/"}},
 };
 
