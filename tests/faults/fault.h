@@ -14,8 +14,9 @@ namespace exact::fault_tests {
 
 struct Fault {
   std::string name;
-  int weight = 1;          // how often among random ones
-  bool at_points = false;  // false: `point` does not matter
+  int weight = 1;              // how often among random ones
+  bool at_points = false;      // false: `point` does not matter
+  bool waits_timeout = false;  // lasts as long as the worker waits for a silent trainer
   // Expects all that the fault itself must be answered with, and that expect_whole() holds.
   std::function<void(FaultyWorker&, uint64_t point, std::mt19937_64&)> strike;
 };

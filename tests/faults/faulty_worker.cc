@@ -29,10 +29,10 @@ FaultyWorker::FaultyWorker(int update_timeout_ms)
 
 void FaultyWorker::start() {
   program_ = std::make_unique<worker_tests::Program>(
-      scratch_,
-      std::vector<std::string>{"serve", "--model", scratch_ / "model", "--bind", endpoint_name_,
-                               "--threads", "1", "--max-context", "256", "--pages", "300",
-                               "--update-timeout-ms", std::to_string(update_timeout_ms_)});
+      scratch_, std::vector<std::string>{
+                    "serve", "--model", scratch_ / "model", "--bind", endpoint_name_, "--threads",
+                    "1", "--max-context", "256", "--pages", "300", "--heartbeat-ms", "60000",
+                    "--update-timeout-ms", std::to_string(update_timeout_ms_)});
   ASSERT_TRUE(program_->says("ready\n")) << program_->err();
   client_ = std::make_unique<RawClient>(endpoint_name_);
   client_->hello();

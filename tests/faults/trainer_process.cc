@@ -36,7 +36,6 @@ TrainerProcess::TrainerProcess(const std::string& endpoint, uint64_t version, ui
   to_trainer_ = in[1];
   from_trainer_ = out[0];
   segment_name_ = read_line();
-  EXPECT_NE(segment_name_, "") << "the trainer did not reach its point";
 }
 
 void TrainerProcess::signal(int number) {

@@ -18,6 +18,7 @@ class TrainerProcess {
   TrainerProcess(const TrainerProcess&) = delete;
   TrainerProcess& operator=(const TrainerProcess&) = delete;
 
+  bool reached() const { return !segment_name_.empty(); }
   const std::string& segment_name() const { return segment_name_; }
   void signal(int number);
   void kill();  // SIGKILL, and waits for its end
