@@ -30,7 +30,7 @@ const std::vector<Room> kRooms = {
     {"trainer_bridge/", {"trainer_bridge/", "ipc/", "engine/", "kernels/"}},
     {"worker/", {"worker/", "replay/", "journal/", "engine/", "ipc/", "kernels/"}},
     {"examples/", {"examples/", "trainer_bridge/", "ipc/", "engine/", "kernels/"}},
-    {"bench/", {"bench/", "journal/", "engine/", "ipc/", "kernels/"}},
+    {"bench/", {"bench/", "worker/", "trainer_bridge/", "journal/", "engine/", "ipc/", "kernels/"}},
     {"tests/",
      {"tests/", "worker/", "trainer_bridge/", "replay/", "journal/", "ipc/", "engine/",
       "kernels/"}},

@@ -36,8 +36,8 @@ void expect_equal(const std::string& directory, const std::string& kind, uint64_
   const replay::Plan plan = replay::make_plan(run->samples);
   HashWeights weights(*config, kVersions);
   for (const replay::Mode mode : modes) {
-    const auto report = replay::run_plan(plan, run->samples, mode, 7, *config, **backend, weights,
-                                         [](int64_t) {});
+    const auto report =
+        replay::run_plan(plan, run->samples, mode, 7, *config, **backend, weights, [](int64_t) {});
     ASSERT_TRUE(report.is_ok()) << report.status().to_string();
     EXPECT_TRUE(report->missing.empty());
     EXPECT_EQ(report->findings.size(), 0u) << mode_name(mode);
