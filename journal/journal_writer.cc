@@ -203,8 +203,9 @@ Status JournalWriter::write_buffer() {
   if (buffer_.empty()) return {};
   const Status written = write_all(file_.get(), buffer_, current_.path);
   if (!written.is_ok()) {
-    // A disk that is full holds part of a record now: leave only what was whole before.
-    (void)::ftruncate(file_.get(), static_cast<off_t>(current_.bytes));
+    // A disk that is full holds part of a record now: leave only what was whole before. Where that
+    // fails too, the next open() cuts the torn tail.
+    if (::ftruncate(file_.get(), static_cast<off_t>(current_.bytes)) != 0) return written;
     return written;
   }
   current_.bytes += buffer_.size();
