@@ -54,7 +54,7 @@ Status Server::Impl::check_sender(const ipc::Header& header, const Context& cont
   }
   // Two answers with one request_id could not be told apart.
   if (client->requests.contains(context.request_id) ||
-      session_.waiting_request(context.peer) == context.request_id) {
+      session_.is_unanswered(context.peer, context.request_id)) {
     return Status(Code::invalid, "request_id " + std::to_string(context.request_id) +
                                      " is in flight already: choose another");
   }
@@ -129,6 +129,8 @@ Status Server::Impl::handle_message(ipc::Hello message, const Context& context) 
   reply.max_message_bytes = options_.limits.max_message_bytes;
   reply.max_requests = options_.limits.max_requests;
   reply.heartbeat_ms = options_.limits.heartbeat_ms;
+  reply.transports = session_.transports();
+  reply.device_uuid = options_.device_uuid;
   answer(context.peer, context.request_id, reply);
   return {};
 }
@@ -232,7 +234,8 @@ Status Server::Impl::handle_message(ipc::StatusQuery, const Context& context) {
   reply.tokens_generated = status.tokens_generated;
   reply.last_logits_hash = engine_.last_logits_hash();
   reply.draining = draining_;
-  reply.update_state = session_.state_name();
+  reply.health = "serving";
+  reply.update_state = update_state_name(session_.state());
   answer(context.peer, context.request_id, reply);
   return {};
 }
@@ -248,13 +251,12 @@ Status Server::Impl::handle_message(ipc::UpdateBegin message, const Context& con
 }
 
 Status Server::Impl::handle_message(ipc::UpdateBucket message, const Context& context) {
-  Result<ipc::UpdateBucketDone> done = session_.bucket(context.peer, message, context.now);
-  if (!done) {
-    log(LogLevel::warning, "update_refused error=\"" + done.status().message() + "\"");
-    return done.status();
+  const Status status = session_.bucket(context.peer, context.request_id, message, context.now);
+  if (!status.is_ok()) {
+    log(LogLevel::warning, "update_refused error=\"" + status.message() + "\"");
   }
-  answer(context.peer, context.request_id, *done);
-  return {};
+  deliver_buckets(context.now);  // most are there: their sender need not wait for a step
+  return status;
 }
 
 Status Server::Impl::handle_message(ipc::UpdateCommit message, const Context& context) {

@@ -50,6 +50,7 @@ class Server::Impl {
   void deliver(const MaskWanted& wanted);
   void deliver(SampleResult result);
   void deliver(ScoreResult result);
+  void deliver_buckets(Clock::time_point now);
   void deliver_commit();
   void fail_all(const Status& reason);
 
