@@ -14,6 +14,7 @@
 
 #include "engine/engine.h"
 #include "kernels/base/result.h"
+#include "worker/recorder.h"
 
 namespace exact::worker {
 
@@ -39,7 +40,9 @@ struct ServerOptions {
   std::string backend_name;  // for HelloReply: Backend::name()
   std::string device_uuid;   // Backend::device_uuid(); empty: no GPU
   ServerLimits limits;
-  LogSink log;  // may be empty
+  LogSink log;                               // may be empty
+  journal::AsyncJournal* journal = nullptr;  // outlives the server; null: none is kept
+  JournalFull journal_full = JournalFull::block;
 };
 
 class Server {

@@ -3,6 +3,8 @@
 #include <utility>
 
 #include "ipc/shm_channel.h"
+#include "ipc/weight_cuda_ipc.h"
+#include "ipc/weight_nccl.h"
 #include "kernels/base/check.h"
 
 namespace exact::worker {
@@ -22,9 +24,18 @@ std::string_view transport_name(ipc::WeightTransport transport) {
 }
 
 // A transport that needs a GPU is offered only where there is one.
-WeightChannels::WeightChannels([[maybe_unused]] const std::string& device_uuid) {
+WeightChannels::WeightChannels(const std::string& device_uuid) {
   offer(ipc::WeightTransport::shm, [](const ipc::UpdateBegin&, const ChannelPlan& plan) {
     return ipc::ShmChannel::create(plan.session, plan.buckets, plan.tensor_bytes);
+  });
+  if (device_uuid.empty()) return;
+  offer(ipc::WeightTransport::cuda_ipc,
+        [device_uuid](const ipc::UpdateBegin& begin, const ChannelPlan& plan) {
+          return ipc::open_cuda_ipc(begin.cuda, plan.tensor_bytes, plan.buckets.bucket_bytes,
+                                    device_uuid);
+        });
+  offer(ipc::WeightTransport::nccl, [](const ipc::UpdateBegin& begin, const ChannelPlan& plan) {
+    return ipc::open_nccl(begin.nccl, plan.tensor_bytes, plan.buckets.bucket_bytes);
   });
 }
 
