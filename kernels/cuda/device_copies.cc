@@ -70,10 +70,8 @@ Status DeviceCopies::start(std::span<const DeviceCopy> copies, cudaStream_t afte
     pieces[i] = {copies[i].from, copies[i].to, copies[i].bytes, chunks};
     chunks += copies[i].chunks.size();
   }
-  if (after != nullptr) {
-    EXACT_RETURN_IF_ERROR(cuda_status(cudaEventRecord(before_, after), "an event"));
-    EXACT_RETURN_IF_ERROR(cuda_status(cudaStreamWaitEvent(stream_, before_), "an event's wait"));
-  }
+  EXACT_RETURN_IF_ERROR(cuda_status(cudaEventRecord(before_, after), "an event"));
+  EXACT_RETURN_IF_ERROR(cuda_status(cudaStreamWaitEvent(stream_, before_), "an event's wait"));
   EXACT_RETURN_IF_ERROR(cuda_status(
       cudaMemcpyAsync(device_pieces_.data(), pieces, copies.size() * sizeof(DigestCopyPiece),
                       cudaMemcpyHostToDevice, stream_),

@@ -20,8 +20,8 @@ class DeviceCopies {
   DeviceCopies(const DeviceCopies&) = delete;
   DeviceCopies& operator=(const DeviceCopies&) = delete;
 
-  // Starts them behind what `after` has been given so far (null: behind nothing). A copy without
-  // `to` is only digested. Waits for copies that are still under way.
+  // Starts them behind what `after` has been given so far (null: the default stream). A copy
+  // without `to` is only digested. Waits for copies that are still under way.
   Status start(std::span<const DeviceCopy> copies, cudaStream_t after);
   // Fills the chunks' digests once all is done.
   Result<bool> done();

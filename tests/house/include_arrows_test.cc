@@ -32,6 +32,8 @@ TEST(IncludeArrows, UpwardArrowsAreCaught) {
       {"kernels/cpu/a.cc", "engine/engine.h"},
       {"ipc/codec.cc", "engine/types.h"},
       {"ipc/codec.cc", "kernels/backend.h"},
+      {"ipc/codec.cc", "journal/frame.h"},
+      {"journal/frame.cc", "engine/types.h"},
       {"engine/engine.cc", "ipc/messages.h"},
       {"engine/engine.cc", "worker/server.h"},
       {"trainer_bridge/client.cc", "worker/server.h"},

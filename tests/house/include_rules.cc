@@ -24,12 +24,16 @@ const std::vector<Room> kRooms = {
      {"kernels/base/", "kernels/backend.h", "kernels/cpu/", "kernels/cuda/",
       "kernels/make_backend.h"}},
     {"ipc/", {"ipc/", "kernels/base/"}},
+    {"journal/", {"journal/", "ipc/", "kernels/base/"}},
     {"engine/", {"engine/", "kernels/base/", "kernels/backend.h", "kernels/contract/"}},
+    {"replay/", {"replay/", "journal/", "engine/", "ipc/", "kernels/base/", "kernels/backend.h"}},
     {"trainer_bridge/", {"trainer_bridge/", "ipc/", "engine/", "kernels/"}},
-    {"worker/", {"worker/", "engine/", "ipc/", "kernels/"}},
+    {"worker/", {"worker/", "replay/", "journal/", "engine/", "ipc/", "kernels/"}},
     {"examples/", {"examples/", "trainer_bridge/", "ipc/", "engine/", "kernels/"}},
-    {"bench/", {"bench/", "engine/", "ipc/", "kernels/"}},
-    {"tests/", {"tests/", "worker/", "trainer_bridge/", "ipc/", "engine/", "kernels/"}},
+    {"bench/", {"bench/", "worker/", "trainer_bridge/", "journal/", "engine/", "ipc/", "kernels/"}},
+    {"tests/",
+     {"tests/", "worker/", "trainer_bridge/", "replay/", "journal/", "ipc/", "engine/",
+      "kernels/"}},
 };
 
 struct Library {
@@ -41,7 +45,7 @@ struct Library {
 const std::vector<Library> kLibraries = {
     {"ZeroMQ", {"zmq"}, {"ipc/socket.", "tests/ipc/", "tests/worker/"}},
     {"Boost", {"boost/"}, {"ipc/shm_region.", "ipc/weight_shm.", "tests/ipc/"}},
-    {"cereal", {"cereal/"}, {"ipc/", "tests/ipc/"}},
+    {"cereal", {"cereal/"}, {"ipc/", "journal/", "tests/ipc/"}},
     {"xxHash", {"xxh"}, {"kernels/base/", "tests/"}},
     {"NCCL", {"nccl"}, {"kernels/cuda/", "tests/cuda/"}},
     {"CUDA", {"cuda", "cublas", "nv"}, {"kernels/cuda/", "tests/cuda/", "bench/"}},
@@ -50,6 +54,7 @@ const std::vector<Library> kLibraries = {
      {"engine/", "worker/", "trainer_bridge/", "examples/", "tests/", "bench/"}},
     {"CLI11", {"CLI/"}, {"worker/", "examples/", "bench/"}},
     {"spdlog", {"spdlog/"}, {"worker/"}},
+    {"nanobind", {"nanobind/", "Python.h"}, {"trainer_bridge/python/"}},
     {"GoogleTest", {"gtest/", "gmock/"}, {"tests/"}},
     {"Google Benchmark", {"benchmark/"}, {"bench/"}},
 };

@@ -12,9 +12,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::vector<std::string> kFolders = {"kernels", "ipc",      "engine", "trainer_bridge",
-                                           "worker",  "examples", "bench",  "tests",
-                                           "cmake",   "scripts",  "docs",   ".ci"};
+const std::vector<std::string> kFolders = {
+    "kernels", "ipc",   "engine", "trainer_bridge", "journal", "worker", "examples",
+    "bench",   "tests", "cmake",  "scripts",        "docs",    ".ci"};
 const std::vector<std::string> kData = {"tests/golden/"};
 
 std::string read_file(const fs::path& path) {
@@ -24,8 +24,8 @@ std::string read_file(const fs::path& path) {
 
 // Scripts have no extension; anything with an unknown one is data.
 bool is_text(const fs::path& path) {
-  static const std::set<std::string> kExtensions = {"",    ".h",   ".cc",    ".cu",   ".cuh",
-                                                    ".md", ".txt", ".cmake", ".json", ".py"};
+  static const std::set<std::string> kExtensions = {"",     ".h",     ".cc",   ".cu", ".cuh", ".md",
+                                                    ".txt", ".cmake", ".json", ".py", ".toml"};
   return kExtensions.contains(path.extension().string());
 }
 
