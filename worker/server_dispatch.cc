@@ -86,6 +86,10 @@ void Server::Impl::dispatch(const ipc::Header& header, const std::string& body,
       return decode_and_handle<ipc::UpdateCommit>(header, body, context);
     case ipc::MessageType::update_abort:
       return decode_and_handle<ipc::UpdateAbort>(header, body, context);
+    case ipc::MessageType::sleep:
+      return decode_and_handle<ipc::Sleep>(header, body, context);
+    case ipc::MessageType::wake:
+      return decode_and_handle<ipc::Wake>(header, body, context);
     default:
       return refuse(context.peer, context.request_id,
                     Status(Code::invalid,
@@ -131,6 +135,7 @@ Status Server::Impl::handle_message(ipc::Hello message, const Context& context) 
   reply.heartbeat_ms = options_.limits.heartbeat_ms;
   reply.transports = session_.transports();
   reply.device_uuid = options_.device_uuid;
+  reply.in_place_only = engine_.limits().weight_slots == 1;
   answer(context.peer, context.request_id, reply);
   return {};
 }
@@ -239,8 +244,8 @@ Status Server::Impl::handle_message(ipc::StatusQuery, const Context& context) {
   reply.tokens_generated = status.tokens_generated;
   reply.last_logits_hash = engine_.last_logits_hash();
   reply.draining = draining_;
-  reply.health = "serving";
   reply.update_state = update_state_name(session_.state());
+  reply.health = engine_health_name(status.health);
   answer(context.peer, context.request_id, reply);
   return {};
 }
@@ -277,6 +282,27 @@ Status Server::Impl::handle_message(ipc::UpdateAbort message, const Context& con
   EXACT_ASSIGN(const ipc::UpdateAborted aborted, session_.abort(context.peer, message));
   log(LogLevel::info, "update_aborted version=" + std::to_string(aborted.weight_version));
   answer(context.peer, context.request_id, aborted);
+  return {};
+}
+
+Status Server::Impl::handle_message(ipc::Sleep message, const Context& context) {
+  if (draining_) {
+    return Status(Code::exhausted, "the worker is draining: asleep it would not end its requests");
+  }
+  EXACT_ASSIGN(const uint64_t freed, engine_.sleep(message.keep_weights));
+  log(LogLevel::info, "asleep freed_bytes=" + std::to_string(freed) +
+                          " client=" + clients_.find(context.peer)->name);
+  answer(context.peer, context.request_id, ipc::SleepReply{freed});
+  return {};
+}
+
+Status Server::Impl::handle_message(ipc::Wake, const Context& context) {
+  EXACT_RETURN_IF_ERROR(engine_.wake());
+  const EngineStatus status = engine_.status();
+  log(LogLevel::info, "awake version=" + std::to_string(status.version.value) +
+                          " client=" + clients_.find(context.peer)->name);
+  answer(context.peer, context.request_id,
+         ipc::WakeReply{status.version.value, status.weights_digest.to_hex()});
   return {};
 }
 
