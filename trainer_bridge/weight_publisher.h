@@ -27,7 +27,7 @@ struct NamedTensor {
 
 struct PushOptions {
   uint64_t version = 0;  // above the worker's live version
-  uint8_t policy = 0;    // exact::UpdatePolicy: 0 wait, 1 recompute, 2 abort
+  uint8_t policy = 0;    // exact::UpdatePolicy: 0 wait, 1 recompute, 2 abort, 3 keep
   uint64_t bucket_bytes = 64ull << 20;
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> progress{};  // may be empty
   std::optional<ipc::WeightTransport> transport{};  // empty: the best that both sides have

@@ -61,19 +61,9 @@ Status WeightSession::check_begin(const ipc::UpdateBegin& message) const {
                                      " is not above the live version " +
                                      std::to_string(live.value));
   }
-  if (message.base_version != 0) {
-    return Status(Code::unsupported, "base_version is " + std::to_string(message.base_version) +
-                                         "; this worker takes whole updates only: give 0, and "
-                                         "every tensor");
-  }
-  if (message.in_place) {
-    return Status(Code::unsupported,
-                  "in_place is true; this worker has memory for a second set of weights: give "
-                  "false");
-  }
-  if (message.policy > static_cast<uint8_t>(UpdatePolicy::abort)) {
+  if (message.policy > static_cast<uint8_t>(UpdatePolicy::keep)) {
     return Status(Code::invalid, "policy is " + std::to_string(message.policy) +
-                                     "; it must be wait (0), recompute (1) or abort (2)");
+                                     "; it must be wait (0), recompute (1), abort (2) or keep (3)");
   }
   if (message.bucket_bytes == 0) {
     return Status(Code::invalid, "bucket_bytes is 0: give each bucket at least one byte");
@@ -104,12 +94,16 @@ Result<ipc::UpdateReady> WeightSession::begin(const std::string& peer,
   weights_digest_ = message.weights_digest;
   next_bucket_ = 0;
   deadline_ = now + limits_.timeout;
+  if (channel_->bucket_count() == 0) {  // a change of no tensor
+    if (const Status status = verify_whole(); !status.is_ok()) return give_up(status);
+  }
   return ready;
 }
 
 // All that can fail of a begin: nothing is open after an error.
 Result<ipc::UpdateReady> WeightSession::open(const ipc::UpdateBegin& message) {
-  EXACT_ASSIGN(tensors_, match_manifest(message.tensors, tensor_table(engine_.config())));
+  const bool is_whole = message.base_version == 0;
+  EXACT_ASSIGN(tensors_, match_manifest(message.tensors, tensor_table(engine_.config()), is_whole));
   ChannelPlan plan;
   plan.session = random_session();
   plan.tensor_bytes = sizes_of(tensors_);
@@ -117,7 +111,8 @@ Result<ipc::UpdateReady> WeightSession::open(const ipc::UpdateBegin& message) {
   plan.buckets.bucket_bytes = std::max<uint64_t>(
       1, std::min({message.bucket_bytes, limits_.max_bucket_bytes, plan.buckets.stream_bytes}));
   EXACT_ASSIGN(auto channel, channels_.make(message, plan));
-  EXACT_ASSIGN(slot_, engine_.begin_update());
+  EXACT_ASSIGN(slot_, engine_.begin_update({WeightVersion{message.base_version}, message.in_place,
+                                            static_cast<UpdatePolicy>(message.policy)}));
   channel_ = std::move(channel);
   session_ = plan.session;
 
@@ -321,12 +316,12 @@ void WeightSession::move(UpdateEvent event) {
 }
 
 void WeightSession::close(UpdateEvent why, const Status& reason) {
+  slot_->abandon();  // before the memory that it reads goes with the channel
+  engine_.abort_update(reason.message());
   for (const Announced& bucket : announced_) {
     answers_.push_back({peer_, bucket.request_id, with_outcome(reason)});
   }
-  slot_->abandon();  // before the memory that it reads goes with the channel
   release();
-  engine_.abort_update();
   move(why);
   peer_.clear();
 }
@@ -345,8 +340,13 @@ Status WeightSession::give_up(const Status& reason) {
 }
 
 Status WeightSession::with_outcome(const Status& reason) const {
-  return Status(reason.code(), reason.message() + "; the update is dropped and version " +
-                                   std::to_string(engine_.status().version.value) + " serves on");
+  const EngineStatus status = engine_.status();
+  const std::string outcome =
+      status.health == EngineHealth::serving
+          ? " and version " + std::to_string(status.version.value) + " serves on"
+          : ", and the worker is " + std::string(engine_health_name(status.health)) + ": " +
+                status.health_reason;
+  return Status(reason.code(), reason.message() + "; the update is dropped" + outcome);
 }
 
 }  // namespace exact::worker

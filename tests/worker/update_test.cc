@@ -123,7 +123,7 @@ TEST_F(WeightUpdate, BeginIsRefusedByTheFieldThatIsWrong) {
                "not above the live version 1");
   expect_error(begin_with([](Begin& begin) { begin.weight_version = 0; }), Code::invalid,
                "weight_version");
-  expect_error(begin_with([](Begin& begin) { begin.policy = 3; }), Code::invalid, "policy is 3");
+  expect_error(begin_with([](Begin& begin) { begin.policy = 4; }), Code::invalid, "policy is 4");
   expect_error(begin_with([](Begin& begin) { begin.bucket_bytes = 0; }), Code::invalid,
                "bucket_bytes");
   expect_error(begin_with([](Begin& begin) { begin.contract_id = std::string(32, '0'); }),
@@ -141,10 +141,6 @@ TEST_F(WeightUpdate, FieldsForWhatTheWorkerDoesNotDoAreRefused) {
   }
   expect_error(begin_with([](Begin& begin) { begin.transport = 2; }), Code::unsupported,
                "(nccl); this worker offers shm (0)");
-  expect_error(begin_with([](Begin& begin) { begin.base_version = 1; }), Code::unsupported,
-               "base_version is 1");
-  expect_error(begin_with([](Begin& begin) { begin.in_place = true; }), Code::unsupported,
-               "in_place is true");
   expect_error(begin_with([](Begin& begin) { begin.weights_digest = "xyz"; }), Code::invalid,
                "weights_digest is not");
   expect_error(begin_with([](Begin& begin) { begin.path = "/model"; }), Code::invalid,
