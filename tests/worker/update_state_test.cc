@@ -34,7 +34,9 @@ TEST(UpdateState, AllowsWhatTheTableSaysAndNothingElse) {
       const auto next = next_state(state, event);
       EXPECT_EQ(next.has_value(), allowed != kAllowed.end())
           << update_state_name(state) << " event " << static_cast<int>(event);
-      if (next && allowed != kAllowed.end()) EXPECT_EQ(*next, allowed->second);
+      if (next && allowed != kAllowed.end()) {
+        EXPECT_EQ(*next, allowed->second);
+      }
     }
   }
 }

@@ -135,9 +135,10 @@ TEST_F(WeightUpdate, BeginIsRefusedByTheFieldThatIsWrong) {
 TEST_F(WeightUpdate, FieldsForWhatTheWorkerDoesNotDoAreRefused) {
   start();
   using Begin = ipc::UpdateBegin;
-  for (const uint8_t transport : {1, 2, 3, 4, 255}) {
-    expect_error(begin_with([&](Begin& begin) { begin.transport = transport; }), Code::unsupported,
-                 "transport is " + std::to_string(transport) + " (");
+  for (const int transport : {1, 2, 3, 4, 255}) {
+    expect_error(
+        begin_with([&](Begin& begin) { begin.transport = static_cast<uint8_t>(transport); }),
+        Code::unsupported, "transport is " + std::to_string(transport) + " (");
   }
   expect_error(begin_with([](Begin& begin) { begin.transport = 2; }), Code::unsupported,
                "(nccl); this worker offers shm (0)");

@@ -127,7 +127,7 @@ class LateBuckets : public testing::Test {
       EXPECT_EQ(answers[i].request_id, 100 + i);
       ASSERT_FALSE(answers[i].done.is_ok());
       EXPECT_EQ(answers[i].done.status().code(), code);
-      const std::string& message = answers[i].done.status().message();
+      const std::string message = answers[i].done.status().message();
       EXPECT_NE(message.find(sentence), std::string::npos) << message;
       EXPECT_NE(message.find("version 1 serves on"), std::string::npos) << message;
     }
