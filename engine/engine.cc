@@ -74,6 +74,9 @@ Result<EngineLimits> resolve_limits(const ModelConfig& config, EngineLimits limi
                                      std::to_string(pages_of_one) +
                                      " pages: raise page_count or lower max_context");
   }
+  if (limits.weight_slots < 1 || limits.weight_slots > 2) {
+    return out_of_range("weight_slots", limits.weight_slots, 1, 2);
+  }
   if (limits.swap_bytes < 0 || limits.swap_bytes > int64_t{1} << 46) {
     return out_of_range("swap_bytes", limits.swap_bytes, 0, int64_t{1} << 46);
   }
@@ -106,6 +109,32 @@ std::string_view finish_reason_name(FinishReason reason) {
   return "unknown";
 }
 
+std::string_view update_policy_name(UpdatePolicy policy) {
+  switch (policy) {
+    case UpdatePolicy::wait:
+      return "wait";
+    case UpdatePolicy::recompute:
+      return "recompute";
+    case UpdatePolicy::abort:
+      return "abort";
+    case UpdatePolicy::keep:
+      return "keep";
+  }
+  return "unknown";
+}
+
+std::string_view engine_health_name(EngineHealth health) {
+  switch (health) {
+    case EngineHealth::serving:
+      return "serving";
+    case EngineHealth::sleeping:
+      return "sleeping";
+    case EngineHealth::poisoned:
+      return "poisoned";
+  }
+  return "unknown";
+}
+
 Engine::Impl::Impl(const ModelConfig& config, Backend& backend, const EngineLimits& limits,
                    const SchedulerLimits& scheduler_limits)
     : config_(config),
@@ -133,6 +162,7 @@ Result<std::unique_ptr<Engine::Impl>> Engine::Impl::create(const ModelConfig& co
   EXACT_ASSIGN(impl->model_,
                Model::create(config, backend, {resolved.max_step_tokens, resolved.max_context}));
   EXACT_ASSIGN(impl->cache_, backend.allocate_kv(geometry));
+  impl->geometry_ = geometry;
   impl->running_.reserve(static_cast<size_t>(resolved.max_running));
   impl->live_ = std::move(weights);
   impl->live_digest_ = impl->live_->digest();
@@ -151,6 +181,8 @@ EngineStatus Engine::Impl::status() const {
   status.tokens_generated = tokens_generated_;
   status.pages_evicted = pages_.evictions();
   status.pages_copied = pages_copied_;
+  status.health = health_;
+  status.health_reason = health_reason_;
   return status;
 }
 
@@ -194,14 +226,20 @@ bool Engine::can_step() const {
 Result<StepReport> Engine::step() {
   return impl_->step();
 }
-Result<WeightSlot*> Engine::begin_update() {
-  return impl_->begin_update();
+Result<WeightSlot*> Engine::begin_update(const UpdateOptions& options) {
+  return impl_->begin_update(options);
 }
 Status Engine::commit_update(WeightVersion version, UpdatePolicy policy) {
   return impl_->commit_update(version, policy);
 }
-void Engine::abort_update() {
-  impl_->abort_update();
+void Engine::abort_update(std::string_view why) {
+  impl_->abort_update(why);
+}
+Result<uint64_t> Engine::sleep(bool keep_weights) {
+  return impl_->sleep(keep_weights);
+}
+Status Engine::wake() {
+  return impl_->wake();
 }
 bool Engine::update_pending() const {
   return impl_->update_pending();

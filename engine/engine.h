@@ -31,6 +31,8 @@ struct EngineLimits {
   // swapping is weighed by. 0: estimated from the model's size.
   int64_t row_cost_bytes = 0;
   bool prefix_reuse = true;  // keep the pages of finished sequences for prompts to come
+  // Sets of weights that there is memory for: 2, or 1: then updates must be in place.
+  int32_t weight_slots = 2;
 };
 
 struct TokenBias {
@@ -100,11 +102,15 @@ enum class FinishReason : uint8_t {
 };
 std::string_view finish_reason_name(FinishReason reason);
 
-// Tokens [begin, next span's begin) were made by this version of the weights.
+// Tokens [begin, next span's begin) were made by this version of the weights: the keys and values
+// of the token before each of them, and its logits. Those of the positions before that are of this
+// version too where the span is the first or `kv_rebuilt`; else they are what the spans before it
+// made. So the spans and the tokens determine every bit.
 struct VersionSpan {
   int32_t begin = 0;
   WeightVersion version;
   Digest128 weights_digest;
+  bool kv_rebuilt = false;
 };
 
 struct SampleResult {
@@ -156,7 +162,30 @@ enum class UpdatePolicy : uint8_t {
   wait = 0,       // they finish on the old version; the new one is live when the last has
   recompute = 1,  // their KV is rebuilt; later tokens are those of the new version, exactly
   abort = 2,      // they end at once, with what they have
+  // They go on with the new version over the keys and values that they have; who has no token yet,
+  // or whose keys and values are not all there, begins anew (VersionSpan::kv_rebuilt). Keys and
+  // values of the old version are in nobody else's reach.
+  keep = 3,
 };
+std::string_view update_policy_name(UpdatePolicy policy);
+
+struct UpdateOptions {
+  // 0: every tensor comes. Else the live version: the slot begins as a copy of it, and tensors that
+  // don't come stay as they are.
+  WeightVersion base{0};
+  // Over the live weights, without memory for a second set. From begin_update on no step computes;
+  // requests queue. Running sequences go by `policy`: under recompute they wait and are rebuilt,
+  // under abort they end; under wait none may run.
+  bool in_place = false;
+  UpdatePolicy policy = UpdatePolicy::recompute;  // what commit_update will be given
+};
+
+enum class EngineHealth : uint8_t {
+  serving = 0,
+  sleeping = 1,  // requests wait in the queue
+  poisoned = 2,  // an update in place failed half-way: new requests are refused, older ones wait
+};
+std::string_view engine_health_name(EngineHealth health);
 
 struct StepReport {
   std::vector<SampleResult> samples;  // finished in this step
@@ -180,6 +209,8 @@ struct EngineStatus {
   uint64_t steps = 0, tokens_generated = 0;
   uint64_t pages_evicted = 0;  // that were kept for prompts to come
   uint64_t pages_copied = 0;   // before a write, because another sample held them too
+  EngineHealth health = EngineHealth::serving;
+  std::string health_reason;  // a sentence, unless serving: why, and what to do
 };
 
 class Engine {
@@ -213,14 +244,30 @@ class Engine {
   Result<StepReport> step();
 
   // ---- weights: begin_update() -> fill the slot -> commit_update() | abort_update()
-  // The staging slot, emptied. exhausted: an update is under way.
-  Result<WeightSlot*> begin_update();
+  // The slot to fill. exhausted: an update is under way, there is no memory for the slot, or
+  // sequences run and the update is in place under `wait`. invalid: base is not the live version,
+  // the engine has no whole live version to change, or it has one slot and the update is not in
+  // place. unsupported: keep in place. A whole update may begin while the engine sleeps, and its
+  // commit wakes it.
+  Result<WeightSlot*> begin_update(const UpdateOptions& options = {});
   // Makes the staging slot live before the next step (under `wait`, once running sequences are
   // done; no new ones start meanwhile). invalid: the slot is not complete, or version is not
-  // above the live one; the staging slot is then given up and the live version goes on.
+  // above the live one; the update is then given up as by abort_update.
   Status commit_update(WeightVersion version, UpdatePolicy policy);
-  void abort_update();
+  // The live version goes on; but an update in place that has written anything leaves the engine
+  // poisoned, until a whole update is live. `why` becomes part of health_reason.
+  void abort_update(std::string_view why = "it was given up");
   bool update_pending() const;  // committed, waiting for running sequences
+
+  // ---- sleep: the memory of weights and cache is given back until wake()
+  // Returns the bytes of the backend's memory that were freed. Without keep_weights only a whole
+  // update wakes. Running sequences go on afterwards with the same bits, their KV rebuilt.
+  // exhausted: an update is under way. invalid: asleep or poisoned. device: the weights could not
+  // be saved; the engine is awake.
+  Result<uint64_t> sleep(bool keep_weights);
+  // ok: awake, as it also was before. exhausted: no memory yet; still asleep. invalid: the weights
+  // were not kept. corrupt: what came back is not what was saved; only a whole update wakes.
+  Status wake();
 
   EngineStatus status() const;  // cheap: counters alone
   // Pages, holders, prefix index, swap space and sequences agree. corrupt: a bug, and which. Debug

@@ -1,7 +1,7 @@
 // engine_impl.h owns the engine's inside: who is running, who waits, which weights are live.
 // engine.cc is the public face and limits, requests.cc has submit, cancel, allow and the end of a
 // sequence, step.cc plans and moves sequences, step_rows.cc gathers and runs rows, outcomes.cc
-// applies what came out, update.cc changes weights.
+// applies what came out, update.cc changes weights, sleep.cc gives memory away.
 #pragma once
 
 #include <memory>
@@ -35,13 +35,12 @@ class Engine::Impl {
   bool can_step() const { return has_work() && !is_stalled_; }
   Result<StepReport> step();
 
-  Result<WeightSlot*> begin_update();
+  Result<WeightSlot*> begin_update(const UpdateOptions& options);
   Status commit_update(WeightVersion version, UpdatePolicy policy);
-  void abort_update() {
-    if (update_open_) staging_->abandon();
-    update_open_ = false;
-  }
+  void abort_update(std::string_view why);
   bool update_pending() const { return update_pending_; }
+  Result<uint64_t> sleep(bool keep_weights);
+  Status wake();
 
   EngineStatus status() const;
   Status check_integrity() const;
@@ -76,13 +75,26 @@ class Engine::Impl {
   void sweep();
 
   // ---- update.cc
+  Status check_begin(const UpdateOptions& options) const;
+  Result<WeightSlot*> begin_in_place(const UpdateOptions& options);
+  Status check_commit(WeightVersion version, UpdatePolicy policy) const;
   void apply_pending_update(StepReport& report);
   bool any_started() const;
+  void abort_started(StepReport& report);
+  void forget_kv(Sequence& sequence);
   void forget_all_kv();
+  void keep_kv();
   void make_live();
+  WeightSlot& open_slot() { return in_place_ ? *live_ : *staging_; }
+  // No step computes anything: there are no weights to compute with.
+  bool is_paused() const { return in_place_ || health_ != EngineHealth::serving; }
   bool admits_started_only() const {
     return update_pending_ && pending_policy_ == UpdatePolicy::wait;
   }
+
+  // ---- sleep.cc
+  Status take_cache();
+  void drop_staging_and_cache();
 
   // ---- step.cc
   void plan();
@@ -128,7 +140,8 @@ class Engine::Impl {
   SchedulerLimits scheduler_limits_;
   Digest128 contract_;
   std::unique_ptr<Model> model_;
-  KvCache cache_;
+  KvGeometry geometry_;
+  KvCache cache_;  // without storage while the engine sleeps
   KvPages pages_;
   SwapSpace swap_;
 
@@ -137,6 +150,10 @@ class Engine::Impl {
   WeightVersion version_{1};
   bool update_open_ = false;     // between begin_update and commit or abort
   bool update_pending_ = false;  // committed, not live yet
+  bool in_place_ = false;        // the open or pending update is
+  EngineHealth health_ = EngineHealth::serving;
+  std::string health_reason_;
+  std::optional<SavedWeights> saved_;  // while asleep, if they are kept
   WeightVersion pending_version_;
   UpdatePolicy pending_policy_ = UpdatePolicy::wait;
 

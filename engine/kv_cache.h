@@ -52,8 +52,8 @@ class KvPages {
   void release(PageList& list);
   // Tells the index of the pages that are full: text[0, computed) is what the list holds.
   void publish(PageList& list, std::span<const int32_t> text, int32_t computed);
-  // Forgets every text: idle pages are free, and held ones are found by nobody. Lists that go on
-  // must be released before.
+  // Forgets every text: idle pages are free, and held ones are found by nobody. Lists that are not
+  // released before must not be published any more.
   void forget_texts();
 
   uint64_t evictions() const { return evictions_; }

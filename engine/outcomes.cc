@@ -12,7 +12,7 @@ void Engine::Impl::apply_outcomes(StepReport& report) {
   for (const PlannedChunk& chunk : plan_.chunks) {
     Sequence& running = sequence(chunk.id);
     running.computed += chunk.row_count;
-    pages_.publish(running.kv, running.tokens, running.computed);
+    if (!running.has_mixed_kv) pages_.publish(running.kv, running.tokens, running.computed);
     if (!running.scores_text) continue;
     SequenceGroup& group = group_of(running);
     if (group.text_rows_done < group.text_rows()) {
@@ -89,8 +89,11 @@ void Engine::Impl::record_token(Sequence& sequence, const SampleOutcome& outcome
                                 std::span<const int32_t> kept, StepReport& report) {
   const SequenceGroup& group = group_of(sequence);
   const int32_t index = generated_count(sequence);
-  if (sequence.versions.empty() || sequence.versions.back().version != version_) {
-    sequence.versions.push_back({index, version_, live_digest_});
+  if (sequence.versions.empty() || sequence.versions.back().version != version_ ||
+      sequence.lost_mixed_kv) {
+    const bool is_rebuilt = !sequence.versions.empty() && !sequence.has_mixed_kv;
+    sequence.versions.push_back({index, version_, live_digest_, is_rebuilt});
+    sequence.lost_mixed_kv = false;
   }
   sequence.tokens.push_back(outcome.token);
   sequence.logprobs.push_back(outcome.logprob);

@@ -24,6 +24,7 @@ bool draws_plainly(const GenerateRequest& request) {
 
 Status Engine::Impl::check_capacity(RequestId request, int32_t sequences) const {
   if (failed_) return Status(Code::device, "the engine stopped after a failed step: start it anew");
+  if (health_ == EngineHealth::poisoned) return Status(Code::corrupt, health_reason_);
   const int32_t waiting = sequences_.count() - static_cast<int32_t>(running_.size());
   if (waiting + sequences > limits_.max_waiting) {
     return Status(Code::exhausted, "the queue holds " + std::to_string(waiting) + " of " +

@@ -32,9 +32,13 @@ struct Sequence {
   bool started = false;     // has run a step: it has a place in a pending update's `wait`
   bool wants_mask = false;  // its next token waits for Engine::allow
   bool is_score = false;
-  bool draws_plainly = false;   // no draw needs a SampleDetail
-  bool ends_plainly = false;    // at its length alone, and nothing is streamed
-  bool scores_text = false;     // its group has text_logprobs
+  bool draws_plainly = false;  // no draw needs a SampleDetail
+  bool ends_plainly = false;   // at its length alone, and nothing is streamed
+  bool scores_text = false;    // its group has text_logprobs
+  // What it holds was made by more than one version of the weights (UpdatePolicy::keep): it is
+  // nobody else's to find.
+  bool has_mixed_kv = false;
+  bool lost_mixed_kv = false;   // since its last token
   std::vector<int32_t> tokens;  // prompt, then generated; or the text to score
   PageList kv;
   SampleRow draw;  // but for row, position and detail

@@ -12,6 +12,10 @@ Result<StepReport> Engine::Impl::step() {
   StepReport report = std::move(early_);
   early_ = {};
   apply_pending_update(report);
+  if (is_paused()) {
+    is_stalled_ = true;
+    return report;
+  }
   plan();
   is_stalled_ = plan_.chunks.empty();
   if (is_stalled_) return report;
@@ -119,11 +123,11 @@ void Engine::Impl::preempt(const Preemption& preemption, StepReport& report) {
   if (preemption.swap) {
     swap_out(preempted);
     report.swapped_out++;
+    pages_.release(preempted.kv);
   } else {
-    preempted.computed = 0;
+    forget_kv(preempted);
     report.preempted++;
   }
-  pages_.release(preempted.kv);
   queue_or_park(preempted);
 }
 

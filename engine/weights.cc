@@ -24,6 +24,9 @@ WeightSlot::WeightSlot(const ModelConfig& config, Backend& backend)
 }
 
 void WeightSlot::begin() {
+  before_ = complete_ ? digests_ : std::vector<Digest128>();
+  is_written_ = false;
+  inherited_.assign(table_.size(), false);
   digests_.assign(table_.size(), {});
   whole_.assign(table_.size(), false);
   open_index_ = SIZE_MAX;
@@ -36,6 +39,7 @@ void WeightSlot::begin() {
 Status WeightSlot::append(size_t index, std::span<const std::byte> bytes) {
   EXACT_CHECK(index < table_.size(), "a tensor outside the table");
   const TensorSpec& spec = table_[index];
+  replace_inherited(index);
   if (whole_[index]) return {Code::invalid, quoted(spec) + " is whole already: send it once"};
   if (open_index_ != SIZE_MAX && open_index_ != index) {
     return {Code::invalid, quoted(spec) + " came before " + quoted(table_[open_index_]) +
@@ -58,6 +62,7 @@ Status WeightSlot::append(size_t index, std::span<const std::byte> bytes) {
     if (open_bytes_.size() < wanted) return {};
     all = open_bytes_;
   }
+  is_written_ = true;
   digests_[index] = exact::tensor_digest(all);
   const Status placed = place(spec, all);
   whole_[index] = placed.is_ok();

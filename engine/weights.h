@@ -32,6 +32,15 @@ struct ModelWeights {
   uint64_t identity = 0;  // of this memory, by Backend::new_identity; the contents may change
 };
 
+// A slot's weights in host memory, in the backend's own layout.
+struct SavedWeights {
+  struct Part {
+    std::vector<std::byte> bytes;
+    Digest128 digest;
+  };
+  std::vector<Part> parts;
+};
+
 // Fills one ModelWeights. Tensors come in any order, the bytes of each in ascending order; one
 // tensor is open at a time. Reusable: begin() forgets what was there and keeps the memory.
 class WeightSlot {
@@ -39,6 +48,16 @@ class WeightSlot {
   WeightSlot(const ModelConfig& config, Backend& backend);
 
   void begin();
+  // As begin(), but as a copy of other complete weights: tensors that don't come are theirs.
+  // exhausted: no room.
+  Status begin_from(const WeightSlot& base);
+  // As begin(), but tensors that don't come stay. Precondition: complete.
+  void begin_changes();
+  // Whether the weights that were here before begin() or begin_changes() are no longer all there.
+  bool is_written() const { return is_written_; }
+  // They are complete again. Precondition: not is_written(), and they were complete.
+  void undo_begin();
+
   // Appends bytes to tensor `index` of the table. invalid: a second tensor before the first is
   // whole, more bytes than the tensor has, or a tensor that is whole already.
   Status append(size_t index, std::span<const std::byte> bytes);
@@ -60,11 +79,19 @@ class WeightSlot {
 
   bool is_complete() const { return complete_; }
   const ModelWeights& weights() const;
+  // ---- memory, for an engine that sleeps. Of complete weights; they are not changed.
+  Result<SavedWeights> save();
+  // Gives the memory back; the bytes of it. The weights can't be used before restore() or begin().
+  uint64_t release();
+  // exhausted: no room; corrupt: what was uploaded, or `saved`, is not what was saved.
+  Status restore(const SavedWeights& saved);
+
   Digest128 tensor_digest(size_t index) const;  // xxh3-128 of the Hugging Face bytes
   Digest128 digest() const;  // of the whole model: names and tensor digests in table order
   const std::vector<TensorSpec>& table() const { return table_; }
 
  private:
+  void replace_inherited(size_t index);
   Status place(const TensorSpec& spec, std::span<const std::byte> bytes);
   // Where the bytes of a tensor go on the device: memory that is reserved first.
   Result<std::byte*> device_place(const TensorSpec& spec);
@@ -80,6 +107,9 @@ class WeightSlot {
   ModelWeights weights_;
   std::vector<Digest128> digests_;
   std::vector<bool> whole_;
+  std::vector<bool> inherited_;    // whole, but may still come
+  std::vector<Digest128> before_;  // of the complete weights before begin(); empty: there were none
+  bool is_written_ = false;
   size_t open_index_ = SIZE_MAX;
   std::vector<std::byte> open_bytes_;
   // What append_on_device has taken since device_copies_done() was last true.

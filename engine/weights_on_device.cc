@@ -35,6 +35,7 @@ Status WeightSlot::append_on_device(size_t index, uint64_t offset, const std::by
   EXACT_CHECK(index < table_.size(), "a tensor outside the table");
   EXACT_CHECK(!copies_started_, "pieces are added before the copies start, or after they are done");
   const TensorSpec& spec = table_[index];
+  replace_inherited(index);
   if (whole_[index]) return {Code::invalid, quoted(spec) + " is whole already: send it once"};
   if (open_index_ != SIZE_MAX && open_index_ != index) {
     return {Code::invalid, quoted(spec) + " came before " + quoted(table_[open_index_]) +
@@ -75,6 +76,7 @@ Status WeightSlot::append_on_device(size_t index, uint64_t offset, const std::by
 Result<bool> WeightSlot::device_copies_done() {
   if (device_copies_.empty()) return true;
   if (!copies_started_) {
+    is_written_ = true;
     EXACT_RETURN_IF_ERROR(backend_.start_copies(device_copies_));
     copies_started_ = true;
     return false;

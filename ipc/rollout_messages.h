@@ -87,9 +87,11 @@ struct VersionSpan {
   int32_t begin = 0;  // index of the first token made by this version
   uint64_t weight_version = 0;
   std::string weights_digest;
+  bool kv_rebuilt = false;  // keys and values of all positions before it were made anew by it
   template <class A>
   void serialize(A& a) {
-    a(CEREAL_NVP(begin), CEREAL_NVP(weight_version), CEREAL_NVP(weights_digest));
+    a(CEREAL_NVP(begin), CEREAL_NVP(weight_version), CEREAL_NVP(weights_digest),
+      CEREAL_NVP(kv_rebuilt));
   }
 };
 

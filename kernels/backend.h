@@ -144,6 +144,15 @@ class Backend {
   virtual Result<Buffer> allocate(size_t bytes) = 0;  // zeroed; exhausted when there is no room
   virtual void upload(const TensorView& device, std::span<const std::byte> host) = 0;  // contiguous
   virtual void download(std::span<std::byte> host, const TensorView& device) = 0;
+  // The bytes of one buffer to another of the same even size.
+  virtual Status copy_buffer(const Buffer& from, Buffer& to) {
+    const auto columns = static_cast<int64_t>(from.bytes() / 2);
+    std::vector<std::byte> host(from.bytes());
+    download(host, from.view(DType::bf16, 1, columns));
+    EXACT_RETURN_IF_ERROR(finish());
+    upload(to.view(DType::bf16, 1, columns), host);
+    return finish();
+  }
   virtual Result<KvCache> allocate_kv(const KvGeometry& geometry) = 0;
   // Makes `out` an (N, K) weight; its storage is kept when it fits. exhausted: no room.
   virtual Status reserve_linear(int64_t out_features, int64_t in_features, LinearWeight& out) = 0;

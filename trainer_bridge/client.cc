@@ -150,4 +150,14 @@ Result<ipc::UpdateAborted> Client::update_abort(uint64_t session) {
   return impl_->connection().call<ipc::UpdateAborted>(message, "");
 }
 
+Result<ipc::SleepReply> Client::sleep(bool keep_weights) {
+  ipc::Sleep message;
+  message.keep_weights = keep_weights;
+  return impl_->connection().call<ipc::SleepReply>(message, "");
+}
+
+Result<ipc::WakeReply> Client::wake() {
+  return impl_->connection().call<ipc::WakeReply>(ipc::Wake{}, "");
+}
+
 }  // namespace exact::bridge

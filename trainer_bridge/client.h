@@ -92,6 +92,12 @@ class Client {
   // Answers of buckets that nobody has waited for are dropped.
   Result<ipc::UpdateAborted> update_abort(uint64_t session);
 
+  // ---- the worker's memory, for a trainer on the same GPU
+  // Returns when the memory of weights and KV is free; requests wait until wake(). Without
+  // keep_weights only a whole update wakes.
+  Result<ipc::SleepReply> sleep(bool keep_weights = true);
+  Result<ipc::WakeReply> wake();  // ok too where it is awake already
+
  private:
   class Impl;
   explicit Client(std::unique_ptr<Impl> impl);

@@ -1,11 +1,12 @@
 #include "trainer_bridge/weight_publisher.h"
 
 #include <array>
+#include <memory>
 #include <optional>
 #include <utility>
 
-#include "ipc/weight_shm.h"
-#include "trainer_bridge/publish_plan.h"
+#include "ipc/weight_channel.h"
+#include "trainer_bridge/weight_sender.h"
 
 namespace exact::bridge {
 namespace {
@@ -16,91 +17,79 @@ std::chrono::microseconds since(steady_clock::time_point begin) {
   return std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - begin);
 }
 
-// The two halves of the segment. A half is written only after the worker has drained it, so that
-// bucket i + 1 is copied in while the worker reads bucket i.
-class BucketSender {
+// Buckets in turn: while the worker takes bucket i, bucket i + 1 is sent.
+class BucketLoop {
  public:
-  BucketSender(Client& client, const ipc::UpdateReady& ready, const PublishPlan& plan,
-               ipc::WeightSegmentWriter& segment)
-      : client_(client), ready_(ready), plan_(plan), segment_(segment) {}
+  BucketLoop(Client& client, uint64_t session, WeightSender& sender, const PushOptions& options,
+             uint64_t bytes_total)
+      : client_(client),
+        session_(session),
+        sender_(sender),
+        options_(options),
+        bytes_total_(bytes_total) {}
 
-  Status send_all(const PublishOptions& options) {
-    for (uint64_t index = 0; index < plan_.bucket_count(); index++) {
-      EXACT_RETURN_IF_ERROR(drain(index % 2, options));
-      const uint64_t bytes = plan_.payload_bytes(index);
-      plan_.fill(index, segment_.begin_bucket(index));
-      segment_.finish_bucket(index, bytes);
-      EXACT_ASSIGN(const uint64_t request, client_.send_bucket(ready_.session, index));
-      halves_[index % 2] = Sent{request, index, bytes};
+  Status send_all() {
+    for (uint64_t index = 0; index < sender_.bucket_count(); index++) {
+      std::optional<Sent>& place = sent_[index % sent_.size()];
+      EXACT_RETURN_IF_ERROR(wait_for(place));
+      EXACT_RETURN_IF_ERROR(sender_.send(index));
+      EXACT_ASSIGN(const uint64_t request, client_.send_bucket(session_, index));
+      place = Sent{request, index};
     }
-    EXACT_RETURN_IF_ERROR(drain(plan_.bucket_count() % 2, options));
-    return drain((plan_.bucket_count() + 1) % 2, options);
+    return {};
+  }
+  Status wait_for_rest() {
+    const uint64_t count = sender_.bucket_count();
+    for (uint64_t i = 0; i < sent_.size(); i++) {
+      EXACT_RETURN_IF_ERROR(wait_for(sent_[(count + i) % sent_.size()]));
+    }
+    return {};
   }
 
  private:
   struct Sent {
     uint64_t request_id;
     uint64_t index;
-    uint64_t bytes;
   };
 
-  Status drain(size_t half, const PublishOptions& options) {
-    if (!halves_[half]) return {};
-    const Sent sent = *std::exchange(halves_[half], std::nullopt);
+  Status wait_for(std::optional<Sent>& place) {
+    if (!place) return {};
+    const Sent sent = *std::exchange(place, std::nullopt);
     EXACT_ASSIGN(const auto done, client_.wait_bucket(sent.request_id));
-    if (done.session != ready_.session || done.index != sent.index) {
+    if (done.session != session_ || done.index != sent.index) {
       return Status(Code::corrupt, "the worker confirmed bucket " + std::to_string(done.index) +
                                        " where bucket " + std::to_string(sent.index) + " was sent");
     }
-    bytes_done_ += sent.bytes;
-    if (options.progress) options.progress(bytes_done_, plan_.stream_bytes());
+    bytes_done_ += sender_.payload_bytes(sent.index);
+    if (options_.progress) options_.progress(bytes_done_, bytes_total_);
     return {};
   }
 
   Client& client_;
-  const ipc::UpdateReady& ready_;
-  const PublishPlan& plan_;
-  ipc::WeightSegmentWriter& segment_;
-  std::array<std::optional<Sent>, 2> halves_;
+  uint64_t session_;
+  WeightSender& sender_;
+  const PushOptions& options_;
+  uint64_t bytes_total_;
   uint64_t bytes_done_ = 0;
+  std::array<std::optional<Sent>, ipc::kBucketsInFlight> sent_;
 };
 
-Status transfer(Client& client, const ipc::UpdateReady& ready, std::span<const NamedTensor> tensors,
-                const PublishOptions& options) {
-  EXACT_ASSIGN(const PublishPlan plan, PublishPlan::make(tensors, ready.bucket_bytes));
-  EXACT_ASSIGN(auto segment, ipc::WeightSegmentWriter::open(ready.segment_name, ready.segment_bytes,
-                                                            ready.session, ready.bucket_bytes));
-  return BucketSender(client, ready, plan, *segment).send_all(options);
+Status transfer(Client& client, const ipc::UpdateReady& ready, WeightSender& sender,
+                const PushOptions& options, PushReport& report) {
+  const auto begin = steady_clock::now();
+  BucketLoop loop(client, ready.session, sender, options, report.bytes);
+  EXACT_RETURN_IF_ERROR(loop.send_all());
+  report.transfer_time = since(begin);
+  const auto sent = steady_clock::now();
+  EXACT_RETURN_IF_ERROR(loop.wait_for_rest());
+  report.verify_time = since(sent);
+  return {};
 }
 
-}  // namespace
-
-Result<PublishReport> publish(Client& client, std::span<const NamedTensor> tensors,
-                              const PublishOptions& options) {
-  PublishReport report;
-  auto begin = steady_clock::now();
-  ipc::UpdateBegin manifest;
-  EXACT_ASSIGN(manifest.tensors, make_manifest(tensors));
-  manifest.weight_version = options.version;
-  manifest.contract_id = client.worker().contract_id;
-  manifest.policy = options.policy;
-  manifest.bucket_bytes = options.bucket_bytes;
-  for (const NamedTensor& tensor : tensors) report.bytes += tensor.bytes.size();
-  report.digest_time = since(begin);
-
-  begin = steady_clock::now();
-  EXACT_ASSIGN(const ipc::UpdateReady ready, client.update_begin(manifest));
-  if (const Status sent = transfer(client, ready, tensors, options); !sent) {
-    // The worker may have given the update up by itself; the first error is the one that matters.
-    (void)client.update_abort(ready.session);
-    return sent;
-  }
-  report.transfer_time = since(begin);
-
-  begin = steady_clock::now();
-  auto committed = client.update_commit(ready.session);
+Status commit(Client& client, uint64_t session, const PushOptions& options, PushReport& report) {
+  const auto begin = steady_clock::now();
+  auto committed = client.update_commit(session);
   if (!committed) {
-    (void)client.update_abort(ready.session);
     if (committed.status().code() != Code::timeout) return committed.status();
     return Status(Code::timeout, "version " + std::to_string(options.version) +
                                      " was sent whole but is not live yet; it may still become so "
@@ -110,6 +99,45 @@ Result<PublishReport> publish(Client& client, std::span<const NamedTensor> tenso
   report.commit_time = since(begin);
   report.version = committed->weight_version;
   report.weights_digest = committed->weights_digest;
+  return {};
+}
+
+Status move_and_commit(Client& client, const ipc::UpdateReady& ready, WeightSender& sender,
+                       const PushOptions& options, PushReport& report) {
+  EXACT_RETURN_IF_ERROR(transfer(client, ready, sender, options, report));
+  return commit(client, ready.session, options, report);
+}
+
+}  // namespace
+
+Result<PushReport> push(Client& client, std::span<const NamedTensor> tensors,
+                        const PushOptions& options) {
+  EXACT_ASSIGN(const auto sender, choose_sender(client.worker(), tensors, options));
+  PushReport report;
+  auto begin = steady_clock::now();
+  ipc::UpdateBegin message;
+  message.weight_version = options.version;
+  message.base_version = options.base_version;
+  message.contract_id = client.worker().contract_id;
+  message.weights_digest = options.weights_digest;
+  message.policy = options.policy;
+  message.in_place = client.worker().in_place_only;
+  message.bucket_bytes = options.bucket_bytes;
+  EXACT_RETURN_IF_ERROR(sender->prepare(message));
+  for (const NamedTensor& tensor : tensors) report.bytes += tensor.bytes.size();
+  report.transport = static_cast<ipc::WeightTransport>(message.transport);
+  report.digest_time = since(begin);
+
+  begin = steady_clock::now();
+  EXACT_ASSIGN(const ipc::UpdateReady ready, client.update_begin(message));
+  Status status = sender->open(ready);
+  report.begin_time = since(begin);
+  if (status.is_ok()) status = move_and_commit(client, ready, *sender, options, report);
+  if (!status.is_ok()) {
+    // The worker may have given the update up by itself; the first error is the one that matters.
+    (void)client.update_abort(ready.session);
+    return status;
+  }
   if (report.version != options.version) {
     return Status(Code::corrupt, "version " + std::to_string(options.version) +
                                      " was published, but the worker committed version " +

@@ -78,6 +78,7 @@ Status run_serve(ServeOptions options) {
   ServerOptions server_options;
   server_options.endpoint = options.endpoint;
   server_options.backend_name = model.backend->name();
+  server_options.device_uuid = model.backend->device_uuid();
   server_options.limits = options.limits;
   server_options.limits.max_message_bytes = options.max_message_mib << 20;
   server_options.limits.max_unsent_bytes = options.max_unsent_mib << 20;

@@ -64,7 +64,8 @@ ipc::Completion to_completion(SampleResult result) {
   completion.logprobs = std::move(result.logprobs);
   completion.processed_logprobs = std::move(result.processed_logprobs);
   for (const VersionSpan& span : result.versions) {
-    completion.versions.push_back({span.begin, span.version.value, span.weights_digest.to_hex()});
+    completion.versions.push_back(
+        {span.begin, span.version.value, span.weights_digest.to_hex(), span.kv_rebuilt});
   }
   completion.entropies = std::move(result.entropies);
   completion.top_ids = std::move(result.top_ids);

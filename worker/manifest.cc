@@ -39,7 +39,8 @@ Status refuse(const ipc::ManifestTensor& tensor, const std::string& why) {
 }  // namespace
 
 Result<std::vector<ExpectedTensor>> match_manifest(const std::vector<ipc::ManifestTensor>& manifest,
-                                                   const std::vector<TensorSpec>& table) {
+                                                   const std::vector<TensorSpec>& table,
+                                                   bool is_whole) {
   std::unordered_map<std::string_view, size_t> index_of;
   for (size_t i = 0; i < table.size(); i++) index_of.emplace(table[i].name, i);
 
@@ -67,9 +68,10 @@ Result<std::vector<ExpectedTensor>> match_manifest(const std::vector<ipc::Manife
     expected.push_back({found->second, static_cast<uint64_t>(spec.bytes()), *digest});
   }
   for (size_t i = 0; i < table.size(); i++) {
-    if (seen[i]) continue;
-    return Status(Code::invalid, "tensor '" + table[i].name +
-                                     "' is missing: an update carries every tensor of the model");
+    if (seen[i] || !is_whole) continue;
+    return Status(Code::invalid,
+                  "tensor '" + table[i].name +
+                      "' is missing: a whole update carries every tensor of the model");
   }
   return expected;
 }

@@ -1,5 +1,6 @@
-// manifest.h owns the check of an update's manifest against the model's own tensor table: every
-// tensor exactly once, with the right shape, type and a well-formed digest. Pure.
+// manifest.h owns the check of an update's manifest against the model's own tensor table: each
+// tensor at most once, all of them in a whole update, with the right shape, type and a well-formed
+// digest. Pure.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,7 @@ struct ExpectedTensor {
 
 // The tensors in the manifest's order. invalid: names the first tensor that is wrong, and how.
 Result<std::vector<ExpectedTensor>> match_manifest(const std::vector<ipc::ManifestTensor>& manifest,
-                                                   const std::vector<TensorSpec>& table);
+                                                   const std::vector<TensorSpec>& table,
+                                                   bool is_whole);
 
 }  // namespace exact::worker

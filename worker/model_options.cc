@@ -59,6 +59,11 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
           "weighed by; 0: estimated")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command
+      .add_option("--weight-slots", limits.weight_slots,
+                  "Sets of weights that memory is used for: 2, or 1: weight updates are in place")
+      ->check(CLI::Range(1, 2))
+      ->capture_default_str();
   command.add_flag("--no-prefix-reuse", options.no_prefix_reuse,
                    "Compute each prompt anew, also where the cache holds its beginning. The same "
                    "bits");

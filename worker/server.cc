@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "worker/server_impl.h"
@@ -12,7 +13,8 @@ namespace {
 
 constexpr std::chrono::milliseconds kIdleWait{100};  // until the flags are looked at again
 constexpr std::chrono::milliseconds kUnsentWait{5};  // until what waits for a client is tried again
-constexpr std::chrono::milliseconds kDiskWait{1};    // until a record is looked for on disk again
+constexpr std::chrono::microseconds kMovingWait{50};  // until weights that move are looked at again
+constexpr std::chrono::milliseconds kDiskWait{1};     // until a record is looked for on disk again
 constexpr int32_t kSilentHeartbeats = 3;
 // A flood of messages may hide a client's heartbeat behind it: wait longer for it.
 constexpr int32_t kSilentHeartbeatsInFlood = 30;
@@ -49,8 +51,10 @@ Server::Impl::Impl(Engine& engine, const ServerOptions& options,
       clients_(options.limits.max_clients, options.limits.max_requests,
                {static_cast<size_t>(options.limits.max_queued_messages),
                 options.limits.max_unsent_bytes}),
-      session_(engine, {options.limits.max_bucket_bytes,
-                        std::chrono::milliseconds(options.limits.update_timeout_ms)}),
+      session_(engine,
+               {options.limits.max_bucket_bytes,
+                std::chrono::milliseconds(options.limits.update_timeout_ms)},
+               WeightChannels(options.device_uuid)),
       recorder_(options.journal, options.journal_full),
       contract_id_(engine.contract().to_hex()) {}
 
@@ -65,7 +69,12 @@ Status Server::Impl::run() {
     flush_unsent(Clock::now());
     forget_lost(Clock::now(), all_read);
     end_overdue(Clock::now());
-    if (engine_.can_step()) EXACT_RETURN_IF_ERROR(step_engine());
+    deliver_buckets(Clock::now());
+    if (engine_.can_step()) {
+      EXACT_RETURN_IF_ERROR(step_engine());
+    } else if (session_.is_moving()) {
+      std::this_thread::sleep_for(kMovingWait);  // nothing tells when a copy is done
+    }
     if (draining_ && is_done()) {
       log(LogLevel::info, "drained");
       return {};
@@ -77,14 +86,14 @@ Status Server::Impl::run() {
 
 bool Server::Impl::is_done() const {
   return !engine_.has_work() && clients_.in_flight() == 0 &&
-         session_.state() == WeightSession::State::idle && clients_.with_unsent().empty() &&
+         session_.state() == UpdateState::idle && clients_.with_unsent().empty() &&
          !recorder_.holds();
 }
 
 // How long to wait for a message before the next step.
 std::chrono::milliseconds Server::Impl::patience(Clock::time_point now) const {
   constexpr std::chrono::milliseconds kNone{0};
-  if (engine_.can_step() || (draining_ && is_done())) return kNone;
+  if (engine_.can_step() || session_.is_moving() || (draining_ && is_done())) return kNone;
   auto wait = clients_.with_unsent().empty() ? kIdleWait : kUnsentWait;
   if (recorder_.holds()) wait = kDiskWait;
   const std::optional<Clock::time_point> deadline = clients_.next_deadline();

@@ -38,6 +38,7 @@ using LogSink = std::function<void(LogLevel, std::string_view)>;
 struct ServerOptions {
   std::string endpoint;      // "ipc://..." or "tcp://127.0.0.1:*"
   std::string backend_name;  // for HelloReply: Backend::name()
+  std::string device_uuid;   // Backend::device_uuid(); empty: no GPU
   ServerLimits limits;
   LogSink log;                               // may be empty
   journal::AsyncJournal* journal = nullptr;  // outlives the server; null: none is kept

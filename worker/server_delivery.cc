@@ -72,6 +72,19 @@ void Server::Impl::deliver(ScoreResult result) {
   answer_recorded(done.peer, done.request_id, to_reply(std::move(result), engine_.contract()));
 }
 
+// What of an update has arrived goes to the engine; buckets that are done are answered.
+void Server::Impl::deliver_buckets(Clock::time_point now) {
+  session_.advance(now);
+  for (const WeightSession::BucketAnswer& bucket : session_.take_answers()) {
+    if (bucket.done) {
+      answer(bucket.peer, bucket.request_id, *bucket.done);
+    } else {
+      log(LogLevel::warning, "update_refused error=\"" + bucket.done.status().message() + "\"");
+      refuse(bucket.peer, bucket.request_id, bucket.done.status());
+    }
+  }
+}
+
 void Server::Impl::deliver_commit() {
   const EngineStatus status = engine_.status();
   const WeightSession::Commit commit = session_.take_commit();
@@ -89,7 +102,7 @@ void Server::Impl::fail_all(const Status& reason) {
     const InFlight request = clients_.take(id);
     refuse(request.peer, request.request_id, reason);
   }
-  if (session_.state() == WeightSession::State::committing) {
+  if (session_.state() == UpdateState::committing) {
     const WeightSession::Commit commit = session_.take_commit();
     if (!commit.peer.empty()) refuse(commit.peer, commit.request_id, reason);
   }

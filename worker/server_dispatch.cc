@@ -54,7 +54,7 @@ Status Server::Impl::check_sender(const ipc::Header& header, const Context& cont
   }
   // Two answers with one request_id could not be told apart.
   if (client->requests.contains(context.request_id) ||
-      session_.waiting_request(context.peer) == context.request_id) {
+      session_.is_unanswered(context.peer, context.request_id)) {
     return Status(Code::invalid, "request_id " + std::to_string(context.request_id) +
                                      " is in flight already: choose another");
   }
@@ -86,6 +86,10 @@ void Server::Impl::dispatch(const ipc::Header& header, const std::string& body,
       return decode_and_handle<ipc::UpdateCommit>(header, body, context);
     case ipc::MessageType::update_abort:
       return decode_and_handle<ipc::UpdateAbort>(header, body, context);
+    case ipc::MessageType::sleep:
+      return decode_and_handle<ipc::Sleep>(header, body, context);
+    case ipc::MessageType::wake:
+      return decode_and_handle<ipc::Wake>(header, body, context);
     default:
       return refuse(context.peer, context.request_id,
                     Status(Code::invalid,
@@ -129,6 +133,9 @@ Status Server::Impl::handle_message(ipc::Hello message, const Context& context) 
   reply.max_message_bytes = options_.limits.max_message_bytes;
   reply.max_requests = options_.limits.max_requests;
   reply.heartbeat_ms = options_.limits.heartbeat_ms;
+  reply.transports = session_.transports();
+  reply.device_uuid = options_.device_uuid;
+  reply.in_place_only = engine_.limits().weight_slots == 1;
   answer(context.peer, context.request_id, reply);
   return {};
 }
@@ -237,7 +244,8 @@ Status Server::Impl::handle_message(ipc::StatusQuery, const Context& context) {
   reply.tokens_generated = status.tokens_generated;
   reply.last_logits_hash = engine_.last_logits_hash();
   reply.draining = draining_;
-  reply.update_state = session_.state_name();
+  reply.update_state = update_state_name(session_.state());
+  reply.health = engine_health_name(status.health);
   answer(context.peer, context.request_id, reply);
   return {};
 }
@@ -254,13 +262,12 @@ Status Server::Impl::handle_message(ipc::UpdateBegin message, const Context& con
 }
 
 Status Server::Impl::handle_message(ipc::UpdateBucket message, const Context& context) {
-  Result<ipc::UpdateBucketDone> done = session_.bucket(context.peer, message, context.now);
-  if (!done) {
-    log(LogLevel::warning, "update_refused error=\"" + done.status().message() + "\"");
-    return done.status();
+  const Status status = session_.bucket(context.peer, context.request_id, message, context.now);
+  if (!status.is_ok()) {
+    log(LogLevel::warning, "update_refused error=\"" + status.message() + "\"");
   }
-  answer(context.peer, context.request_id, *done);
-  return {};
+  deliver_buckets(context.now);  // most are there: their sender need not wait for a step
+  return status;
 }
 
 Status Server::Impl::handle_message(ipc::UpdateCommit message, const Context& context) {
@@ -275,6 +282,27 @@ Status Server::Impl::handle_message(ipc::UpdateAbort message, const Context& con
   EXACT_ASSIGN(const ipc::UpdateAborted aborted, session_.abort(context.peer, message));
   log(LogLevel::info, "update_aborted version=" + std::to_string(aborted.weight_version));
   answer(context.peer, context.request_id, aborted);
+  return {};
+}
+
+Status Server::Impl::handle_message(ipc::Sleep message, const Context& context) {
+  if (draining_) {
+    return Status(Code::exhausted, "the worker is draining: asleep it would not end its requests");
+  }
+  EXACT_ASSIGN(const uint64_t freed, engine_.sleep(message.keep_weights));
+  log(LogLevel::info, "asleep freed_bytes=" + std::to_string(freed) +
+                          " client=" + clients_.find(context.peer)->name);
+  answer(context.peer, context.request_id, ipc::SleepReply{freed});
+  return {};
+}
+
+Status Server::Impl::handle_message(ipc::Wake, const Context& context) {
+  EXACT_RETURN_IF_ERROR(engine_.wake());
+  const EngineStatus status = engine_.status();
+  log(LogLevel::info, "awake version=" + std::to_string(status.version.value) +
+                          " client=" + clients_.find(context.peer)->name);
+  answer(context.peer, context.request_id,
+         ipc::WakeReply{status.version.value, status.weights_digest.to_hex()});
   return {};
 }
 

@@ -51,6 +51,7 @@ class Server::Impl {
   void deliver(const MaskWanted& wanted);
   void deliver(SampleResult result);
   void deliver(ScoreResult result);
+  void deliver_buckets(Clock::time_point now);
   void deliver_commit();
   void fail_all(const Status& reason);
 
@@ -94,6 +95,8 @@ class Server::Impl {
   Status handle_message(ipc::UpdateBucket message, const Context& context);
   Status handle_message(ipc::UpdateCommit message, const Context& context);
   Status handle_message(ipc::UpdateAbort message, const Context& context);
+  Status handle_message(ipc::Sleep message, const Context& context);
+  Status handle_message(ipc::Wake message, const Context& context);
   Status check_accepting(const Context& context);
   // invalid: the longest answer or part could exceed one message.
   Status check_reply_size(const GenerateRequest& request, ipc::ReplyMode mode) const;

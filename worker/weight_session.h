@@ -1,8 +1,5 @@
-// weight_session.h owns the worker's half of a weight update, one at a time:
-//
-//   idle --begin--> receiving --commit--> committing --live--> idle
-//                       |                                        ^
-//                       +--- abort, timeout, any error, lost ----+
+// weight_session.h owns the worker's half of a weight update, one at a time, over whichever
+// transport it comes; update_state.h has its states.
 //
 // Until commit the staging slot can be dropped at any moment, and the live weights serve on. After
 // commit nothing can go wrong any more: the engine makes the new version live when its policy says.
@@ -12,19 +9,21 @@
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "engine/engine.h"
-#include "ipc/bucket_plan.h"
 #include "ipc/messages.h"
-#include "ipc/weight_shm.h"
+#include "ipc/weight_channel.h"
 #include "kernels/base/result.h"
 #include "worker/clients.h"
 #include "worker/manifest.h"
+#include "worker/update_state.h"
+#include "worker/weight_channels.h"
 
 namespace exact::worker {
 
@@ -35,18 +34,33 @@ struct WeightSessionLimits {
 
 class WeightSession {
  public:
-  enum class State : uint8_t { idle, receiving, committing };
-
-  WeightSession(Engine& engine, const WeightSessionLimits& limits)
-      : engine_(engine), limits_(limits) {}
+  WeightSession(Engine& engine, const WeightSessionLimits& limits, WeightChannels channels)
+      : engine_(engine), limits_(limits), channels_(std::move(channels)) {}
+  ~WeightSession();  // before the engine
+  WeightSession(const WeightSession&) = delete;
+  WeightSession& operator=(const WeightSession&) = delete;
 
   Result<ipc::UpdateReady> begin(const std::string& peer, const ipc::UpdateBegin& message,
                                  Clock::time_point now);
-  Result<ipc::UpdateBucketDone> bucket(const std::string& peer, const ipc::UpdateBucket& message,
-                                       Clock::time_point now);
+  // ok: the answer to `request_id` is due when take_answers() gives it.
+  Status bucket(const std::string& peer, uint64_t request_id, const ipc::UpdateBucket& message,
+                Clock::time_point now);
   // ok: the answer to `request_id` is due when take_commit() gives it.
   Status commit(const std::string& peer, uint64_t request_id, const ipc::UpdateCommit& message);
   Result<ipc::UpdateAborted> abort(const std::string& peer, const ipc::UpdateAbort& message);
+
+  // Takes what has arrived of the buckets that were announced; never waits. Call it each turn while
+  // is_moving().
+  void advance(Clock::time_point now);
+  bool is_moving() const { return !announced_.empty(); }
+
+  struct BucketAnswer {
+    std::string peer;
+    uint64_t request_id = 0;
+    Result<ipc::UpdateBucketDone> done;
+  };
+  // Of buckets that were copied, or whose update has ended; each once, in the buckets' order.
+  std::vector<BucketAnswer> take_answers() { return std::exchange(answers_, {}); }
 
   // Ends an update whose sender has been silent for too long; says so if there was one.
   std::optional<Status> expire(Clock::time_point now);
@@ -60,33 +74,49 @@ class WeightSession {
   // The engine says that the committed version is live: back to idle.
   Commit take_commit();
 
-  State state() const { return state_; }
-  std::string_view state_name() const;
-  // The commit of this peer that waits for its answer, if any.
-  std::optional<uint64_t> waiting_request(const std::string& peer) const;
+  UpdateState state() const { return state_; }
+  uint32_t transports() const { return channels_.offered(); }
+  // Whether a commit or a bucket of this peer with this id waits for its answer.
+  bool is_unanswered(const std::string& peer, uint64_t request_id) const;
 
  private:
+  struct Announced {  // a bucket that is not copied yet
+    uint64_t request_id = 0;
+    uint64_t index = 0;
+  };
+
   Status check_owner(const std::string& peer, uint64_t session) const;
   Status check_begin(const ipc::UpdateBegin& message) const;
-  Status copy_bucket(uint64_t index);
-  void close();
-  void release();                        // what only the receiving state needs
+  Result<ipc::UpdateReady> open(const ipc::UpdateBegin& message);
+  // True when the oldest bucket that was announced is copied.
+  Result<bool> take_bucket();
+  Status copy_pieces(const ipc::BucketPieces& bucket);
+  Status finish_bucket(const ipc::BucketPieces& bucket);
+  Status verify_whole();
+  void move(UpdateEvent event);
+  void close(UpdateEvent why, const Status& reason);
+  void release();                        // what only an open update needs
   Status give_up(const Status& reason);  // close(), and the reason with what it means
+  Status with_outcome(const Status& reason) const;
 
   Engine& engine_;
   WeightSessionLimits limits_;
-  State state_ = State::idle;
+  WeightChannels channels_;
+  UpdateState state_ = UpdateState::idle;
   std::string peer_;
   uint64_t session_ = 0;
   uint64_t commit_request_ = 0;
   WeightVersion version_;
   UpdatePolicy policy_ = UpdatePolicy::wait;
+  std::string weights_digest_;  // what the whole model's shall be; empty: not compared
   Clock::time_point deadline_;
 
   WeightSlot* slot_ = nullptr;
-  std::unique_ptr<ipc::WeightSegment> segment_;
-  std::optional<ipc::BucketPlan> plan_;
-  uint64_t next_bucket_ = 0;
+  std::unique_ptr<ipc::WeightChannel> channel_;
+  uint64_t next_bucket_ = 0;                      // to be announced
+  std::deque<Announced> announced_;               // at most kBucketsInFlight
+  std::optional<ipc::BucketPieces> device_copy_;  // the oldest of them, on its way to the slot
+  std::vector<BucketAnswer> answers_;
   std::vector<std::byte> copy_;          // of a tensor that lies whole in a bucket
   std::vector<ExpectedTensor> tensors_;  // in the order of the stream
 };

@@ -79,6 +79,12 @@ class CpuBackend final : public Backend {
     if (!host.empty()) std::memcpy(host.data(), device.data, host.size());
   }
 
+  Status copy_buffer(const Buffer& from, Buffer& to) override {
+    EXACT_CHECK(from.bytes() == to.bytes(), "a copy between buffers of different sizes");
+    if (from.bytes() > 0) std::memcpy(to.data(), from.data(), from.bytes());
+    return {};
+  }
+
   Result<KvCache> allocate_kv(const KvGeometry& geometry) override;
   void copy_pages(KvCache& cache, std::span<const int32_t> from,
                   std::span<const int32_t> to) override {

@@ -93,6 +93,13 @@ void CudaBackend::download(std::span<std::byte> host, const TensorView& device) 
       "a download"));
 }
 
+Status CudaBackend::copy_buffer(const Buffer& from, Buffer& to) {
+  EXACT_CHECK(from.bytes() == to.bytes(), "a copy between buffers of different sizes");
+  return cuda_status(
+      cudaMemcpyAsync(to.data(), from.data(), from.bytes(), cudaMemcpyDeviceToDevice, stream_),
+      "a copy on the GPU");
+}
+
 Result<KvCache> CudaBackend::allocate_kv(const KvGeometry& geometry) {
   const int32_t page = geometry.page_size;
   if (page != 16 && page != 32 && page != 64 && page != 128) {

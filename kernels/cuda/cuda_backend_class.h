@@ -29,6 +29,7 @@ class CudaBackend final : public Backend {
   Result<Buffer> allocate(size_t bytes) override;
   void upload(const TensorView& device, std::span<const std::byte> host) override;
   void download(std::span<std::byte> host, const TensorView& device) override;
+  Status copy_buffer(const Buffer& from, Buffer& to) override;
   Result<KvCache> allocate_kv(const KvGeometry& geometry) override;
   void copy_pages(KvCache& cache, std::span<const int32_t> from,
                   std::span<const int32_t> to) override;

@@ -203,6 +203,40 @@ TEST(Publisher, SendsEveryByteOnceThroughTwoHalves) {
   EXPECT_EQ(progress.back(), expected.size());
 }
 
+TEST(Publisher, SaysWhatEachPhaseTookAndByWhichTransport) {
+  ScriptedUpdate update;
+  const auto report = update.publish({});
+  ASSERT_TRUE(report.is_ok()) << report.status().to_string();
+  EXPECT_EQ(report->transport, ipc::WeightTransport::shm);
+  EXPECT_GT(report->begin_time.count(), 0);
+  EXPECT_GT(report->transfer_time.count(), 0);
+  EXPECT_GT(report->verify_time.count(), 0);
+  EXPECT_GT(report->commit_time.count(), 0);
+}
+
+TEST(Publisher, SendsNothingByATransportThatCanNotTakeIt) {
+  const auto refused = [](const std::function<void(ScriptedUpdate&, bridge::PushOptions&)>& ask) {
+    ScriptedUpdate update;
+    bridge::PushOptions options;
+    ask(update, options);
+    const auto report = update.publish(options);
+    EXPECT_FALSE(report.is_ok());
+    EXPECT_EQ(report.status().code(), Code::unsupported);
+    EXPECT_EQ(update.script.segment, nullptr);  // no message of an update was sent
+    return report.status().message();
+  };
+  using Transport = ipc::WeightTransport;
+  for (const Transport transport : {Transport::cuda_ipc, Transport::nccl, Transport::disk}) {
+    const std::string message = refused(
+        [&](ScriptedUpdate&, bridge::PushOptions& options) { options.transport = transport; });
+    EXPECT_NE(message.find("does not offer transport"), std::string::npos) << message;
+  }
+  const std::string message = refused(
+      [](ScriptedUpdate& update, bridge::PushOptions&) { update.views[0].on_device = true; });
+  EXPECT_NE(message.find("'" + random_tensors(9)[0].name + "' lies on a GPU"), std::string::npos)
+      << message;
+}
+
 TEST(Publisher, RefusedBucketAbortsAndKeepsTheFirstError) {
   for (const uint64_t index : {0, 1, 5}) {
     ScriptedUpdate update;

@@ -123,12 +123,50 @@ TEST_F(WeightUpdate, BeginIsRefusedByTheFieldThatIsWrong) {
                "not above the live version 1");
   expect_error(begin_with([](Begin& begin) { begin.weight_version = 0; }), Code::invalid,
                "weight_version");
-  expect_error(begin_with([](Begin& begin) { begin.policy = 3; }), Code::invalid, "policy is 3");
+  expect_error(begin_with([](Begin& begin) { begin.policy = 4; }), Code::invalid, "policy is 4");
   expect_error(begin_with([](Begin& begin) { begin.bucket_bytes = 0; }), Code::invalid,
                "bucket_bytes");
   expect_error(begin_with([](Begin& begin) { begin.contract_id = std::string(32, '0'); }),
                Code::contract_mismatch, "contract_id");
   expect_unharmed("");
+}
+
+// What the worker does not do is not passed over.
+TEST_F(WeightUpdate, FieldsForWhatTheWorkerDoesNotDoAreRefused) {
+  start();
+  using Begin = ipc::UpdateBegin;
+  for (const int transport : {1, 2, 3, 4, 255}) {
+    expect_error(
+        begin_with([&](Begin& begin) { begin.transport = static_cast<uint8_t>(transport); }),
+        Code::unsupported, "transport is " + std::to_string(transport) + " (");
+  }
+  expect_error(begin_with([](Begin& begin) { begin.transport = 2; }), Code::unsupported,
+               "(nccl); this worker offers shm (0)");
+  expect_error(begin_with([](Begin& begin) { begin.weights_digest = "xyz"; }), Code::invalid,
+               "weights_digest is not");
+  expect_error(begin_with([](Begin& begin) { begin.path = "/model"; }), Code::invalid,
+               "path is given");
+  expect_error(begin_with([](Begin& begin) { begin.nccl.ranks = 2; }), Code::invalid,
+               "nccl is given");
+  expect_error(begin_with([](Begin& begin) { begin.cuda.event = "e"; }), Code::invalid,
+               "cuda is given");
+  expect_unharmed("");
+}
+
+TEST_F(WeightUpdate, IsVerifiedBeforeItsCommitAndOneBucketMoreDropsIt) {
+  start();
+  const auto hello = client_->call<ipc::HelloReply>(ipc::Hello{"again", ""});
+  ASSERT_TRUE(hello.is_ok()) << hello.status().to_string();
+  EXPECT_EQ(hello->transports, 1u);
+  UpdateSteps steps = update(2);
+  EXPECT_EQ(client_->status().health, "serving");
+  ASSERT_TRUE(steps.begin().is_ok());
+  EXPECT_EQ(client_->status().update_state, "receiving");
+  ASSERT_TRUE(steps.send_all().is_ok());
+  EXPECT_EQ(client_->status().update_state, "verified");
+  EXPECT_EQ(client_->status().weight_version, 1u);
+  expect_error(steps.announce(steps.bucket_count()).status(), Code::invalid, "after the last");
+  expect_unharmed(steps.ready.segment_name);
 }
 
 TEST_F(WeightUpdate, WrongDigestDropsTheUpdate) {

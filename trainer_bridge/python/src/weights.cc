@@ -136,7 +136,9 @@ void bind_weights(nb::module_& module) {
       .def_ro("weights_digest", &PublishReport::weights_digest)
       .def_ro("bytes", &PublishReport::bytes)
       .def_prop_ro("digest_s", [](const PublishReport& r) { return seconds(r.digest_time); })
+      .def_prop_ro("begin_s", [](const PublishReport& r) { return seconds(r.begin_time); })
       .def_prop_ro("transfer_s", [](const PublishReport& r) { return seconds(r.transfer_time); })
+      .def_prop_ro("verify_s", [](const PublishReport& r) { return seconds(r.verify_time); })
       .def_prop_ro("commit_s", [](const PublishReport& r) { return seconds(r.commit_time); })
       .def("__repr__", [](const PublishReport& r) {
         return "PublishReport(version=" + std::to_string(r.version) +

@@ -1,0 +1,40 @@
+#include "trainer_bridge/weight_sender.h"
+
+#include <algorithm>
+#include <string>
+
+#include "trainer_bridge/shm_sender.h"
+
+namespace exact::bridge {
+namespace {
+
+Status check_offered(const ipc::HelloReply& worker, ipc::WeightTransport transport) {
+  if (transport == ipc::WeightTransport::shm) return {};  // every worker has it
+  const auto bit = static_cast<uint32_t>(transport);
+  if (bit < 32 && (worker.transports >> bit & 1) != 0) return {};
+  return Status(Code::unsupported, "the worker does not offer transport " + std::to_string(bit) +
+                                       ": leave transport empty, or use another worker");
+}
+
+}  // namespace
+
+Result<std::unique_ptr<WeightSender>> choose_sender(const ipc::HelloReply& worker,
+                                                    std::span<const NamedTensor> tensors,
+                                                    const PushOptions& options) {
+  const ipc::WeightTransport transport = options.transport.value_or(ipc::WeightTransport::shm);
+  EXACT_RETURN_IF_ERROR(check_offered(worker, transport));
+  if (transport != ipc::WeightTransport::shm) {
+    return Status(Code::unsupported, "this trainer can't send by transport " +
+                                         std::to_string(static_cast<int>(transport)) +
+                                         ": leave transport empty");
+  }
+  const auto on_device = std::ranges::find_if(tensors, &NamedTensor::on_device);
+  if (on_device != tensors.end()) {
+    return Status(Code::unsupported, "tensor '" + on_device->name +
+                                         "' lies on a GPU, and shared memory takes bytes of the "
+                                         "host: copy it there first");
+  }
+  return std::unique_ptr<WeightSender>(std::make_unique<ShmSender>(tensors));
+}
+
+}  // namespace exact::bridge
