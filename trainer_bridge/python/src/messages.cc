@@ -101,7 +101,8 @@ void bind_completion(nb::module_& module) {
                                "Which weights made the tokens from begin on.")
       .def_ro("begin", &ipc::VersionSpan::begin)
       .def_ro("weight_version", &ipc::VersionSpan::weight_version)
-      .def_ro("weights_digest", &ipc::VersionSpan::weights_digest);
+      .def_ro("weights_digest", &ipc::VersionSpan::weights_digest)
+      .def_ro("kv_rebuilt", &ipc::VersionSpan::kv_rebuilt);
   nb::class_<Completion> type(module, "Completion", "One sample. Its arrays share its memory.");
   type.def_ro("sample_index", &Completion::sample_index)
       .def_ro("error", &Completion::error)
