@@ -181,6 +181,22 @@ Status WeightSlot::pack(const TensorView& host, int64_t first_row, int64_t out_f
   return {};
 }
 
+Status WeightSlot::read_tensor(size_t index, std::span<std::byte> out) {
+  EXACT_CHECK(complete_ && index < table_.size(), "a tensor of complete weights is read");
+  const TensorSpec& spec = table_[index];
+  EXACT_CHECK(out.size() == static_cast<size_t>(spec.bytes()) && is_aligned(out.data()),
+              "a tensor is read into its own size");
+  const Destination source = Destinations(config_, weights_).of(spec);
+  if (source.matrix != nullptr) {
+    const TensorView host(out.data(), DType::bf16, spec.rows, spec.columns);
+    EXACT_RETURN_IF_ERROR(backend_.unpack_linear(*source.matrix, source.offset, host));
+  } else {
+    const TensorView row = source.plain->view(DType::bf16, 1, source.total);
+    backend_.download(out, row.slice_columns(source.offset, spec.rows * spec.columns));
+  }
+  return backend_.finish();
+}
+
 Status WeightSlot::append_on_device(size_t index, uint64_t, const std::byte*, uint64_t) {
   return {Code::unsupported, quoted(table_[index]) + " lies on a GPU, but backend " +
                                  std::string(backend_.name()) + " can't read it there"};

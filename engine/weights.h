@@ -55,6 +55,11 @@ class WeightSlot {
   // invalid: names the first tensor that is missing. After this, weights() may be used.
   Status complete();
 
+  // The Hugging Face bytes of a tensor, read back from the backend's memory; `out` has exactly the
+  // tensor's size. Waits for the backend. For a complete slot. unsupported: the backend can't;
+  // device: it failed.
+  Status read_tensor(size_t index, std::span<std::byte> out);
+
   bool is_complete() const { return complete_; }
   const ModelWeights& weights() const;
   Digest128 tensor_digest(size_t index) const;  // xxh3-128 of the Hugging Face bytes

@@ -132,6 +132,18 @@ void CudaBackend::pack_linear(const TensorView& host_weight, int64_t first_row, 
          {static_cast<const std::byte*>(host_weight.data), view_bytes(host_weight)});
 }
 
+Status CudaBackend::unpack_linear(const LinearWeight& weight, int64_t first_row,
+                                  const TensorView& host_weight) {
+  EXACT_CHECK(host_weight.columns == weight.in_features && first_row >= 0 &&
+                  first_row + host_weight.rows <= weight.out_features,
+              "rows outside the weight");
+  const TensorView whole =
+      weight.storage.view(DType::bf16, weight.out_features, weight.in_features);
+  download({static_cast<std::byte*>(host_weight.data), view_bytes(host_weight)},
+           whole.slice_rows(first_row, host_weight.rows));
+  return {};
+}
+
 Status CudaBackend::supports_linear(int64_t out_features, int64_t in_features) const {
   return contract::check_linear_shape(out_features, in_features);
 }

@@ -38,6 +38,8 @@ class CudaBackend final : public Backend {
                   std::span<const std::byte> host) override;
   Status reserve_linear(int64_t out_features, int64_t in_features, LinearWeight& out) override;
   void pack_linear(const TensorView& host_weight, int64_t first_row, LinearWeight& out) override;
+  Status unpack_linear(const LinearWeight& weight, int64_t first_row,
+                       const TensorView& host_weight) override;
 
   Status supports_linear(int64_t out_features, int64_t in_features) const override;
   Status supports_attention(int32_t query_heads, int32_t kv_heads,
