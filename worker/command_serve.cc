@@ -10,6 +10,7 @@
 #include "ipc/endpoint.h"
 #include "ipc/shm_region.h"
 #include "worker/command.h"
+#include "worker/journal_options.h"
 #include "worker/model_options.h"
 #include "worker/server.h"
 #include "worker/signals.h"
@@ -19,6 +20,7 @@ namespace {
 
 struct ServeOptions {
   ModelOptions model;
+  JournalOptions journal;
   std::string endpoint;
   uint64_t max_message_mib = ServerLimits().max_message_bytes >> 20;
   uint64_t max_unsent_mib = ServerLimits().max_unsent_bytes >> 20;
@@ -68,6 +70,7 @@ Status run_serve(ServeOptions options) {
   const LogSink log = sink_of(logger);
   sweep(log);
   EXACT_ASSIGN(LoadedModel model, load_model(options.model));
+  EXACT_ASSIGN(const auto journal, open_journal(options.journal, options.model, model, log));
 
   ServerOptions server_options;
   server_options.endpoint = options.endpoint;
@@ -77,13 +80,23 @@ Status run_serve(ServeOptions options) {
   server_options.limits.max_unsent_bytes = options.max_unsent_mib << 20;
   server_options.limits.max_bucket_bytes = options.max_bucket_mib << 20;
   server_options.log = log;
+  server_options.journal = journal.get();
+  server_options.journal_full = journal_full(options.journal);
   EXACT_ASSIGN(const auto server, Server::create(*model.engine, server_options));
   const SignalWatcher signals([&](int count) { count == 1 ? server->drain() : server->stop(); });
 
   // What a script waits for is on standard output, and there at once.
   fmt::print("{}endpoint        {}\nready\n", describe(options.model, model), server->endpoint());
   std::fflush(stdout);
-  return server->run();
+  const Status ended = server->run();
+  if (journal == nullptr) return ended;
+  const Status closed = journal->close();
+  if (closed.is_ok()) {
+    log(LogLevel::info, fmt::format("journal_closed last_record={}", journal->last_id()));
+  } else {
+    log(LogLevel::error, "journal_failed error=\"" + closed.message() + "\"");
+  }
+  return ended.is_ok() ? closed : ended;
 }
 
 void add_server_options(CLI::App& command, ServeOptions& options) {
@@ -136,6 +149,7 @@ void add_serve_command(CLI::App& app, int& exit_code) {
       "stops.");
   add_model_options(*command, options->model);
   add_server_options(*command, *options);
+  add_journal_options(*command, options->journal);
   command->footer("Example: rollout serve --model model --bind ipc:///run/user/1000/worker.sock");
   command->callback([options, &exit_code] { exit_code = report(run_serve(*options)); });
 }

@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kIdleWait{100};  // until the flags are looked at again
 constexpr std::chrono::milliseconds kUnsentWait{5};  // until what waits for a client is tried again
+constexpr std::chrono::milliseconds kDiskWait{1};    // until a record is looked for on disk again
 constexpr int32_t kSilentHeartbeats = 3;
 // A flood of messages may hide a client's heartbeat behind it: wait longer for it.
 constexpr int32_t kSilentHeartbeatsInFlood = 30;
@@ -50,6 +51,7 @@ Server::Impl::Impl(Engine& engine, const ServerOptions& options,
                 options.limits.max_unsent_bytes}),
       session_(engine, {options.limits.max_bucket_bytes,
                         std::chrono::milliseconds(options.limits.update_timeout_ms)}),
+      recorder_(options.journal, options.journal_full),
       contract_id_(engine.contract().to_hex()) {}
 
 Status Server::Impl::run() {
@@ -59,6 +61,7 @@ Status Server::Impl::run() {
       log(LogLevel::info, "draining in_flight=" + std::to_string(clients_.in_flight()));
     }
     EXACT_ASSIGN(const bool all_read, receive_messages());
+    look_after_journal(Clock::now());
     flush_unsent(Clock::now());
     forget_lost(Clock::now(), all_read);
     end_overdue(Clock::now());
@@ -74,14 +77,16 @@ Status Server::Impl::run() {
 
 bool Server::Impl::is_done() const {
   return !engine_.has_work() && clients_.in_flight() == 0 &&
-         session_.state() == WeightSession::State::idle && clients_.with_unsent().empty();
+         session_.state() == WeightSession::State::idle && clients_.with_unsent().empty() &&
+         !recorder_.holds();
 }
 
 // How long to wait for a message before the next step.
 std::chrono::milliseconds Server::Impl::patience(Clock::time_point now) const {
   constexpr std::chrono::milliseconds kNone{0};
   if (engine_.can_step() || (draining_ && is_done())) return kNone;
-  const auto wait = clients_.with_unsent().empty() ? kIdleWait : kUnsentWait;
+  auto wait = clients_.with_unsent().empty() ? kIdleWait : kUnsentWait;
+  if (recorder_.holds()) wait = kDiskWait;
   const std::optional<Clock::time_point> deadline = clients_.next_deadline();
   if (!deadline) return wait;
   return std::clamp(std::chrono::ceil<std::chrono::milliseconds>(*deadline - now), kNone, wait);

@@ -14,6 +14,7 @@
 
 #include "engine/engine.h"
 #include "kernels/base/result.h"
+#include "worker/recorder.h"
 
 namespace exact::worker {
 
@@ -38,7 +39,9 @@ struct ServerOptions {
   std::string endpoint;      // "ipc://..." or "tcp://127.0.0.1:*"
   std::string backend_name;  // for HelloReply: Backend::name()
   ServerLimits limits;
-  LogSink log;  // may be empty
+  LogSink log;                               // may be empty
+  journal::AsyncJournal* journal = nullptr;  // outlives the server; null: none is kept
+  JournalFull journal_full = JournalFull::block;
 };
 
 class Server {

@@ -35,10 +35,11 @@ void Server::Impl::deliver(const MaskWanted& wanted) {
 }
 
 void Server::Impl::deliver(SampleResult result) {
-  InFlight* request = clients_.find_request(result.request);
-  if (request == nullptr) return;  // its client was dropped
   const RequestId id = result.request;
   ipc::Completion completion = to_completion(std::move(result));
+  completion.record_id = recorder_.completed(id, completion);
+  InFlight* request = clients_.find_request(id);
+  if (request == nullptr) return;  // its client was dropped
   if (request->mode == ipc::ReplyMode::whole) {
     request->reply.completions.push_back(std::move(completion));
   } else {
@@ -48,9 +49,9 @@ void Server::Impl::deliver(SampleResult result) {
     if (const Status fits = check_size(frames); !fits.is_ok()) {
       const InFlight failed = clients_.take(id);
       (void)engine_.cancel(id);  // not_found: this was the last sample
-      return refuse(failed.peer, failed.request_id, fits);
+      return refuse_recorded(failed.peer, failed.request_id, fits);
     }
-    send(peer, std::move(frames));
+    send_recorded(peer, std::move(frames));
     request = clients_.find_request(id);
     if (request == nullptr) return;  // its client was dropped just now
   }
@@ -60,23 +61,25 @@ void Server::Impl::deliver(SampleResult result) {
             [](const ipc::Completion& a, const ipc::Completion& b) {
               return a.sample_index < b.sample_index;
             });
-  answer(done.peer, done.request_id, done.reply);
+  answer_recorded(done.peer, done.request_id, done.reply);
 }
 
 void Server::Impl::deliver(ScoreResult result) {
+  recorder_.scored(result);
   if (clients_.find_request(result.request) == nullptr) return;  // its client was dropped
   const InFlight done = clients_.take(result.request);
   if (!result.error.is_ok()) return refuse(done.peer, done.request_id, result.error);
-  answer(done.peer, done.request_id, to_reply(std::move(result), engine_.contract()));
+  answer_recorded(done.peer, done.request_id, to_reply(std::move(result), engine_.contract()));
 }
 
 void Server::Impl::deliver_commit() {
   const EngineStatus status = engine_.status();
   const WeightSession::Commit commit = session_.take_commit();
+  recorder_.updated(status);
   const ipc::UpdateCommitted committed{status.version.value, status.weights_digest.to_hex()};
   log(LogLevel::info, "update_live version=" + std::to_string(committed.weight_version) +
                           " weights_digest=" + committed.weights_digest);
-  if (!commit.peer.empty()) answer(commit.peer, commit.request_id, committed);
+  if (!commit.peer.empty()) answer_recorded(commit.peer, commit.request_id, committed);
 }
 
 // The engine can't go on: everybody who waits is told.
@@ -156,6 +159,7 @@ void Server::Impl::drop_client(const std::string& peer, std::string_view why) {
     // Its last sample may have ended in this very step: then there is nothing left to cancel.
     (void)engine_.cancel(id);
   }
+  recorder_.forget(peer);
   const bool had_update = session_.drop(peer);
   log(LogLevel::warning,
       "client_dropped client=" + name + " requests=" + std::to_string(requests.size()) +

@@ -147,6 +147,7 @@ Status Server::Impl::check_accepting(const Context& context) {
 
 Status Server::Impl::handle_message(ipc::Generate message, const Context& context) {
   EXACT_RETURN_IF_ERROR(check_accepting(context));
+  EXACT_RETURN_IF_ERROR(recorder_.check_room());
   EXACT_RETURN_IF_ERROR(check_delivery(message));
   InFlight in_flight{context.peer, context.request_id, false, message.n, {}, {}, {}};
   in_flight.mode = static_cast<ipc::ReplyMode>(message.reply_mode);
@@ -157,12 +158,13 @@ Status Server::Impl::handle_message(ipc::Generate message, const Context& contex
   in_flight.reply.seed = message.seed;
 
   const RequestId id{next_request_++};
-  GenerateRequest request = to_request(id, std::move(message));
+  GenerateRequest request = to_request(id, message);
   request.client = clients_.find(context.peer)->number;
   // The size of an answer is the size of what is valid.
   EXACT_RETURN_IF_ERROR(validate(request, engine_.config(), engine_.limits()));
   EXACT_RETURN_IF_ERROR(check_reply_size(request, in_flight.mode));
   EXACT_RETURN_IF_ERROR(engine_.submit(std::move(request)));
+  recorder_.accepted(id, clients_.find(context.peer)->name, message);
   clients_.add(id, std::move(in_flight));
   return {};
 }
@@ -184,12 +186,14 @@ Status Server::Impl::check_reply_size(const GenerateRequest& request, ipc::Reply
 
 Status Server::Impl::handle_message(ipc::Score message, const Context& context) {
   EXACT_RETURN_IF_ERROR(check_accepting(context));
+  EXACT_RETURN_IF_ERROR(recorder_.check_room());
   const RequestId id{next_request_++};
   ScoreRequest request;
   request.id = id;
-  request.tokens = std::move(message.tokens);
+  request.tokens = message.tokens;
   request.client = clients_.find(context.peer)->number;
   EXACT_RETURN_IF_ERROR(engine_.submit(std::move(request)));
+  recorder_.accepted(id, clients_.find(context.peer)->name, message);
   clients_.add(id, InFlight{context.peer, context.request_id, true, 1, {}, {}, {}});
   return {};
 }
@@ -212,6 +216,7 @@ Status Server::Impl::handle_message(ipc::Allow message, const Context& context) 
   }
   EXACT_RETURN_IF_ERROR(
       engine_.allow(target->second, message.sample_index, message.index, message.ids));
+  recorder_.allowed(target->second, message.sample_index, message.ids);
   answer(context.peer, context.request_id, ipc::AllowReply{});
   return {};
 }
@@ -240,6 +245,7 @@ Status Server::Impl::handle_message(ipc::StatusQuery, const Context& context) {
 Status Server::Impl::handle_message(ipc::UpdateBegin message, const Context& context) {
   EXACT_RETURN_IF_ERROR(check_accepting(context));
   EXACT_ASSIGN(const ipc::UpdateReady ready, session_.begin(context.peer, message, context.now));
+  recorder_.update_begun(message);
   log(LogLevel::info, "update_begun version=" + std::to_string(message.weight_version) +
                           " client=" + clients_.find(context.peer)->name +
                           " bucket_bytes=" + std::to_string(ready.bucket_bytes));

@@ -14,6 +14,7 @@
 #include "ipc/codec.h"
 #include "ipc/socket.h"
 #include "worker/clients.h"
+#include "worker/recorder.h"
 #include "worker/server.h"
 #include "worker/weight_session.h"
 
@@ -52,6 +53,16 @@ class Server::Impl {
   void deliver(ScoreResult result);
   void deliver_commit();
   void fail_all(const Status& reason);
+
+  // ---- the journal (server_journal.cc)
+  // Sends `frames` once everything recorded so far is as durable as the operator wants it.
+  void send_recorded(const std::string& peer, ipc::Frames frames);
+  template <class Message>
+  void answer_recorded(const std::string& peer, uint64_t request_id, const Message& message);
+  void refuse_recorded(const std::string& peer, uint64_t request_id, const Status& reason);
+  // Sends what waited and may go; tells of a failure and of records that are missing.
+  void look_after_journal(Clock::time_point now);
+  void end_recording(const Status& failure);
 
   // ---- answers (server_delivery.cc). Whoever can't be answered is dropped.
   template <class Message>
@@ -92,6 +103,9 @@ class Server::Impl {
   std::unique_ptr<ipc::ServerSocket> socket_;
   Clients clients_;
   WeightSession session_;
+  Recorder recorder_;
+  uint64_t missing_told_ = 0;  // of recorder_.missing()
+  Clock::time_point missing_told_at_;
   std::string contract_id_;
   uint64_t next_request_ = 1;
   std::atomic<bool> drain_{false};
@@ -105,6 +119,15 @@ void Server::Impl::answer(const std::string& peer, uint64_t request_id, const Me
   const Status fits = check_size(frames);
   if (!fits.is_ok()) return refuse(peer, request_id, fits);
   send(peer, std::move(frames));
+}
+
+template <class Message>
+void Server::Impl::answer_recorded(const std::string& peer, uint64_t request_id,
+                                   const Message& message) {
+  ipc::Frames frames = ipc::encode(message, request_id);
+  const Status fits = check_size(frames);
+  if (!fits.is_ok()) return refuse_recorded(peer, request_id, fits);
+  send_recorded(peer, std::move(frames));
 }
 
 }  // namespace exact::worker

@@ -34,8 +34,9 @@ inline constexpr uint64_t kFirstSeed = 1;
 class LocalWorker {
  public:
   explicit LocalWorker(const worker::ServerLimits& server_limits = {},
-                       const EngineLimits& engine_limits = {.max_context = 256,
-                                                            .page_count = 300}) {
+                       const EngineLimits& engine_limits = {.max_context = 256, .page_count = 300},
+                       journal::AsyncJournal* journal = nullptr,
+                       worker::JournalFull journal_full = worker::JournalFull::block) {
     config_ = bridge_tests::tiny_config();
     auto backend = make_cpu_backend({best_cpu_isa(), 1});
     EXPECT_TRUE(backend.is_ok()) << backend.status().to_string();
@@ -48,6 +49,8 @@ class LocalWorker {
     options.endpoint = endpoint_.name();
     options.backend_name = std::string(backend_->name());
     options.limits = server_limits;
+    options.journal = journal;
+    options.journal_full = journal_full;
     auto server = worker::Server::create(*engine_, options);
     EXPECT_TRUE(server.is_ok()) << server.status().to_string();
     server_ = std::move(*server);
