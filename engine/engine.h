@@ -220,6 +220,9 @@ class Engine {
   Status commit_update(WeightVersion version, UpdatePolicy policy);
   void abort_update();
   bool update_pending() const;  // committed, waiting for running sequences
+  // The live version: to be read (WeightSlot::read_tensor) between steps, until the next update is
+  // begun or goes live.
+  WeightSlot& live_weights();
 
   EngineStatus status() const;  // cheap: counters alone
   // Pages, holders, prefix index, swap space and sequences agree. corrupt: a bug, and which. Debug

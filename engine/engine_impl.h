@@ -38,6 +38,7 @@ class Engine::Impl {
   Result<WeightSlot*> begin_update();
   Status commit_update(WeightVersion version, UpdatePolicy policy);
   void abort_update() { update_open_ = false; }
+  WeightSlot& live_weights() { return *live_; }
   bool update_pending() const { return update_pending_; }
 
   EngineStatus status() const;
