@@ -10,6 +10,7 @@ endif()
 
 option(EXACT_BUILD_TESTS "Build the tests" ON)
 option(EXACT_BUILD_BENCH "Build the benchmarks" ON)
+option(EXACT_BUILD_PYTHON "Build the Python package's module; trainer_bridge/python asks for it" OFF)
 set(EXACT_SANITIZE "" CACHE STRING "Sanitizers, as -fsanitize takes them: address,undefined or thread")
 set(EXACT_CUDA AUTO CACHE STRING "CUDA backend: AUTO (where nvcc is found), ON or OFF")
 set_property(CACHE EXACT_CUDA PROPERTY STRINGS AUTO ON OFF)

@@ -65,7 +65,8 @@ struct ReportParams {
 struct GenerateRequest {
   RequestId id;
   std::vector<int32_t> prompt;  // at least one id
-  int32_t n = 1;                // samples; sample i draws with (seed, i)
+  int32_t n = 1;                // samples; sample i draws with (seed, first_sample + i)
+  int32_t first_sample = 0;     // so that a sample of a group can be made again by itself
   int32_t max_new_tokens = 0;   // 0: up to the context
   SamplingParams sampling;
   std::vector<int32_t> stop_ids;  // a sample ends with the first of these, which is kept

@@ -37,7 +37,10 @@ class Engine::Impl {
 
   Result<WeightSlot*> begin_update();
   Status commit_update(WeightVersion version, UpdatePolicy policy);
-  void abort_update() { update_open_ = false; }
+  void abort_update() {
+    if (update_open_) staging_->abandon();
+    update_open_ = false;
+  }
   WeightSlot& live_weights() { return *live_; }
   bool update_pending() const { return update_pending_; }
 

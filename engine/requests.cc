@@ -71,7 +71,8 @@ Status Engine::Impl::submit(GenerateRequest request) {
     Sequence& sample = sequence(id);
     sample.priority = request.priority;
     sample.prompt_size = group.prompt_size;
-    sample.draw = sample_row(request.sampling, static_cast<uint32_t>(sample.sample_index), 0, 0);
+    sample.draw = sample_row(
+        request.sampling, static_cast<uint32_t>(request.first_sample + sample.sample_index), 0, 0);
     sample.edits = LogitEdits(request, stop_ids, config_.vocabulary, group.max_new_tokens);
     sample.draws_plainly = draws_plainly(request);
     sample.ends_plainly = stop_ids.empty() && request.stop_sequences.empty() && !request.stream;

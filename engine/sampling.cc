@@ -167,6 +167,11 @@ Status validate(const GenerateRequest& request, const ModelConfig& config,
   if (request.n < 1 || request.n > kMaxSamples) {
     return refuse("n", request.n, from_to(1, kMaxSamples));
   }
+  if (request.first_sample < 0 || request.first_sample > kMaxSamples - request.n) {
+    return refuse(
+        "first_sample", request.first_sample,
+        from_to(0, kMaxSamples - request.n) + ": with n at most " + std::to_string(kMaxSamples));
+  }
   if (request.max_new_tokens < 0 || request.max_new_tokens > context - prompt_size) {
     return refuse("max_new_tokens", request.max_new_tokens,
                   from_to(1, context - prompt_size) +

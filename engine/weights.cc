@@ -2,96 +2,10 @@
 
 #include <algorithm>
 
+#include "engine/weight_places.h"
+
 namespace exact {
 namespace {
-
-// Where a tensor of the table lives: rows of a matrix packed by the backend, or columns of a vector
-// or plain rows. Either may hold tensors beside it.
-struct Destination {
-  LinearWeight* matrix = nullptr;
-  Buffer* plain = nullptr;
-  int64_t offset = 0;  // rows of the matrix, or elements of the plain buffer, that come before
-  int64_t total = 0;   // rows of the whole matrix, or elements of the whole buffer
-};
-
-class Destinations {
- public:
-  Destinations(const ModelConfig& config, ModelWeights& weights)
-      : query_(int64_t{config.query_heads} * config.head_width),
-        kv_(int64_t{config.kv_heads} * config.head_width),
-        feed_forward_(config.feed_forward_width),
-        weights_(weights) {}
-
-  Destination of(const TensorSpec& spec) const {
-    if (spec.layer >= 0) return in_layer(spec, weights_.layers[static_cast<size_t>(spec.layer)]);
-    if (spec.role == TensorRole::embedding) return plain(spec, weights_.embedding);
-    if (spec.role == TensorRole::final_norm) return plain(spec, weights_.final_norm);
-    return matrix(spec, weights_.lm_head);
-  }
-
- private:
-  static Destination plain(const TensorSpec& spec, Buffer& buffer) {
-    return {nullptr, &buffer, 0, spec.rows * spec.columns};
-  }
-  static Destination matrix(const TensorSpec& spec, LinearWeight& weight) {
-    return {&weight, nullptr, 0, spec.rows};
-  }
-  Destination qkv(LinearWeight* matrix, Buffer* bias, int64_t offset) const {
-    return {matrix, bias, offset, query_ + 2 * kv_};
-  }
-  Destination gate_up(LinearWeight* matrix, Buffer* bias, int64_t offset) const {
-    return {matrix, bias, offset, 2 * feed_forward_};
-  }
-
-  Destination in_layer(const TensorSpec& spec, LayerWeights& layer) const {
-    switch (spec.role) {
-      case TensorRole::input_norm:
-        return plain(spec, layer.input_norm);
-      case TensorRole::post_norm:
-        return plain(spec, layer.post_norm);
-      case TensorRole::query_norm:
-        return plain(spec, layer.query_norm);
-      case TensorRole::key_norm:
-        return plain(spec, layer.key_norm);
-      case TensorRole::query:
-        return qkv(&layer.qkv, nullptr, 0);
-      case TensorRole::key:
-        return qkv(&layer.qkv, nullptr, query_);
-      case TensorRole::value:
-        return qkv(&layer.qkv, nullptr, query_ + kv_);
-      case TensorRole::query_bias:
-        return qkv(nullptr, &layer.qkv_bias, 0);
-      case TensorRole::key_bias:
-        return qkv(nullptr, &layer.qkv_bias, query_);
-      case TensorRole::value_bias:
-        return qkv(nullptr, &layer.qkv_bias, query_ + kv_);
-      case TensorRole::output:
-        return matrix(spec, layer.output);
-      case TensorRole::output_bias:
-        return plain(spec, layer.output_bias);
-      case TensorRole::gate:
-        return gate_up(&layer.gate_up, nullptr, 0);
-      case TensorRole::up:
-        return gate_up(&layer.gate_up, nullptr, feed_forward_);
-      case TensorRole::gate_bias:
-        return gate_up(nullptr, &layer.gate_up_bias, 0);
-      case TensorRole::up_bias:
-        return gate_up(nullptr, &layer.gate_up_bias, feed_forward_);
-      case TensorRole::down:
-        return matrix(spec, layer.down);
-      case TensorRole::down_bias:
-        return plain(spec, layer.down_bias);
-      case TensorRole::embedding:
-      case TensorRole::final_norm:
-      case TensorRole::lm_head:
-        break;
-    }
-    EXACT_CHECK(false, "a tensor of no layer has a layer's index");
-  }
-
-  int64_t query_, kv_, feed_forward_;  // widths: H E, G E, F
-  ModelWeights& weights_;
-};
 
 std::string quoted(const TensorSpec& spec) {
   return "tensor '" + spec.name + "'";
@@ -114,6 +28,8 @@ void WeightSlot::begin() {
   whole_.assign(table_.size(), false);
   open_index_ = SIZE_MAX;
   open_bytes_.clear();
+  abandon();
+  chunk_digests_.assign(table_.size(), {});
   complete_ = false;
 }
 
@@ -153,15 +69,11 @@ Status WeightSlot::append(size_t index, std::span<const std::byte> bytes) {
 Status WeightSlot::place(const TensorSpec& spec, std::span<const std::byte> bytes) {
   // pack_linear and upload only read; a TensorView has no type for that.
   const TensorView host(const_cast<std::byte*>(bytes.data()), DType::bf16, spec.rows, spec.columns);
-  const Destination target = Destinations(config_, weights_).of(spec);
+  const WeightPlace target = WeightPlaces(config_, weights_).of(spec);
   if (target.matrix != nullptr) {
     EXACT_RETURN_IF_ERROR(pack(host, target.offset, target.total, *target.matrix));
   } else {
-    const auto total = static_cast<size_t>(target.total) * sizeof(uint16_t);
-    if (target.plain->bytes() < total) {
-      EXACT_ASSIGN(*target.plain, backend_.allocate(total));
-      weights_.identity = backend_.new_identity();
-    }
+    EXACT_RETURN_IF_ERROR(reserve_plain(target.total, *target.plain));
     const TensorView row = target.plain->view(DType::bf16, 1, target.total);
     backend_.upload(row.slice_columns(target.offset, spec.rows * spec.columns), bytes);
   }
@@ -171,13 +83,12 @@ Status WeightSlot::place(const TensorSpec& spec, std::span<const std::byte> byte
   return backend_.finish();  // the caller's bytes are his again
 }
 
-// Rows [first_row, ...) of a matrix with out_features rows.
-Status WeightSlot::pack(const TensorView& host, int64_t first_row, int64_t out_features,
-                        LinearWeight& weight) {
-  const void* before = weight.storage.data();
-  EXACT_RETURN_IF_ERROR(backend_.reserve_linear(out_features, host.columns, weight));
-  if (weight.storage.data() != before) weights_.identity = backend_.new_identity();
-  backend_.pack_linear(host, first_row, weight);
+// Memory that is kept when it fits; with other memory the weights are others to a recorded step.
+Status WeightSlot::reserve_plain(int64_t elements, Buffer& buffer) {
+  const auto bytes = static_cast<size_t>(elements) * sizeof(uint16_t);
+  if (buffer.bytes() >= bytes) return {};
+  EXACT_ASSIGN(buffer, backend_.allocate(bytes));
+  weights_.identity = backend_.new_identity();
   return {};
 }
 
@@ -186,7 +97,7 @@ Status WeightSlot::read_tensor(size_t index, std::span<std::byte> out) {
   const TensorSpec& spec = table_[index];
   EXACT_CHECK(out.size() == static_cast<size_t>(spec.bytes()) && is_aligned(out.data()),
               "a tensor is read into its own size");
-  const Destination source = Destinations(config_, weights_).of(spec);
+  const WeightPlace source = WeightPlaces(config_, weights_).of(spec);
   if (source.matrix != nullptr) {
     const TensorView host(out.data(), DType::bf16, spec.rows, spec.columns);
     EXACT_RETURN_IF_ERROR(backend_.unpack_linear(*source.matrix, source.offset, host));
@@ -197,13 +108,19 @@ Status WeightSlot::read_tensor(size_t index, std::span<std::byte> out) {
   return backend_.finish();
 }
 
-Status WeightSlot::append_on_device(size_t index, uint64_t, const std::byte*, uint64_t) {
-  return {Code::unsupported, quoted(table_[index]) + " lies on a GPU, but backend " +
-                                 std::string(backend_.name()) + " can't read it there"};
+Status WeightSlot::reserve_matrix(int64_t out_features, int64_t in_features, LinearWeight& weight) {
+  const void* before = weight.storage.data();
+  EXACT_RETURN_IF_ERROR(backend_.reserve_linear(out_features, in_features, weight));
+  if (weight.storage.data() != before) weights_.identity = backend_.new_identity();
+  return {};
 }
 
-Result<bool> WeightSlot::device_copies_done() {
-  return true;
+// Rows [first_row, ...) of a matrix with out_features rows.
+Status WeightSlot::pack(const TensorView& host, int64_t first_row, int64_t out_features,
+                        LinearWeight& weight) {
+  EXACT_RETURN_IF_ERROR(reserve_matrix(out_features, host.columns, weight));
+  backend_.pack_linear(host, first_row, weight);
+  return {};
 }
 
 Status WeightSlot::verify(size_t index, const Digest128& expected) const {

@@ -50,6 +50,9 @@ class WeightSlot {
   Status append_on_device(size_t index, uint64_t offset, const std::byte* data, uint64_t bytes);
   // Never waits. device: a copy has failed.
   Result<bool> device_copies_done();
+  // Waits for copies that were started, and forgets those that were not: when an update is given
+  // up, before the memory that they read goes away.
+  void abandon();
   // corrupt: a tensor whose digest is not `expected`. Call after the tensor's last byte.
   Status verify(size_t index, const Digest128& expected) const;
   // invalid: names the first tensor that is missing. After this, weights() may be used.
@@ -68,6 +71,11 @@ class WeightSlot {
 
  private:
   Status place(const TensorSpec& spec, std::span<const std::byte> bytes);
+  // Where the bytes of a tensor go on the device: memory that is reserved first.
+  Result<std::byte*> device_place(const TensorSpec& spec);
+  Status finish_on_device(size_t index);
+  Status reserve_plain(int64_t elements, Buffer& buffer);
+  Status reserve_matrix(int64_t out_features, int64_t in_features, LinearWeight& weight);
   Status pack(const TensorView& host, int64_t first_row, int64_t out_features,
               LinearWeight& weight);
 
@@ -79,6 +87,17 @@ class WeightSlot {
   std::vector<bool> whole_;
   size_t open_index_ = SIZE_MAX;
   std::vector<std::byte> open_bytes_;
+  // What append_on_device has taken since device_copies_done() was last true.
+  struct DevicePiece {
+    size_t index;
+    bool is_last;  // of its tensor
+  };
+  std::vector<DevicePiece> device_pieces_;
+  std::vector<DeviceCopy> device_copies_;
+  bool copies_started_ = false;
+  std::vector<std::vector<Digest128>> chunk_digests_;  // of tensors that come by device
+  std::vector<Digest128> tied_digests_;                // of the tied head's chunks, a second copy
+  uint64_t open_device_bytes_ = 0;                     // of open_index_, if it comes by device
   bool complete_ = false;
 };
 

@@ -1,5 +1,8 @@
 #include "ipc/socket.h"
 
+#include <sys/eventfd.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -69,6 +72,43 @@ bool wait_for(zmq::socket_t& socket, short event, milliseconds timeout) {
   }
 }
 
+// A descriptor that another thread can make readable.
+class WakeEvent {
+ public:
+  WakeEvent() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
+  ~WakeEvent() {
+    if (fd_ >= 0) close(fd_);
+  }
+  WakeEvent(const WakeEvent&) = delete;
+  WakeEvent& operator=(const WakeEvent&) = delete;
+
+  bool is_open() const { return fd_ >= 0; }
+  int fd() const { return fd_; }
+  // Both can fail in one way only, that the count is at its end already.
+  void set() { (void)eventfd_write(fd_, 1); }
+  void clear() {
+    eventfd_t count = 0;
+    (void)eventfd_read(fd_, &count);
+  }
+
+ private:
+  int fd_;
+};
+
+// As above, and false when `wake` was set.
+bool wait_for_input(zmq::socket_t& socket, WakeEvent& wake, milliseconds timeout) {
+  std::array<zmq::pollitem_t, 2> items{
+      {{socket.handle(), 0, ZMQ_POLLIN, 0}, {nullptr, wake.fd(), ZMQ_POLLIN, 0}}};
+  try {
+    zmq::poll(items.data(), items.size(), std::clamp(timeout, milliseconds(0), kMaxWait));
+  } catch (const zmq::error_t& error) {
+    if (error.num() != EINTR) throw;
+    return false;
+  }
+  if ((items[1].revents & ZMQ_POLLIN) != 0) wake.clear();
+  return (items[0].revents & ZMQ_POLLIN) != 0;
+}
+
 // A signal may break off even calls that do not wait. Parts of a message belong together, so they
 // are tried again.
 template <class Call>
@@ -104,10 +144,12 @@ std::optional<Parts> receive_parts(zmq::socket_t& socket) {
   return parts;
 }
 
-std::optional<Parts> receive_parts(zmq::socket_t& socket, milliseconds timeout) {
+// `wait` says whether something came.
+template <class Wait>
+std::optional<Parts> receive_parts(zmq::socket_t& socket, milliseconds timeout, Wait wait) {
   auto parts = receive_parts(socket);
   if (parts || timeout <= milliseconds(0)) return parts;
-  if (!wait_for(socket, ZMQ_POLLIN, timeout)) return std::nullopt;
+  if (!wait()) return std::nullopt;
   return receive_parts(socket);
 }
 
@@ -177,7 +219,8 @@ Result<std::unique_ptr<ServerSocket>> ServerSocket::bind(const ServerSocketOptio
 
 Result<std::optional<Incoming>> ServerSocket::receive(milliseconds timeout) {
   try {
-    auto parts = receive_parts(impl_->socket_, timeout);
+    auto parts = receive_parts(impl_->socket_, timeout,
+                               [&] { return wait_for(impl_->socket_, ZMQ_POLLIN, timeout); });
     if (!parts) return std::optional<Incoming>();
     Incoming incoming;
     incoming.peer = std::move(parts->part[0]);
@@ -214,6 +257,7 @@ class ClientSocket::Impl {
       : endpoint_(std::move(endpoint)), context_(1), socket_(context_, zmq::socket_type::dealer) {}
 
   std::string endpoint_;
+  WakeEvent wake_;
   zmq::context_t context_;
   zmq::socket_t socket_;
 };
@@ -231,6 +275,9 @@ Result<std::unique_ptr<ClientSocket>> ClientSocket::connect(const ClientSocketOp
   }
   try {
     auto impl = std::make_unique<Impl>(options.endpoint);
+    if (!impl->wake_.is_open()) {
+      return Status(Code::device, "no event for a client's socket: too many open files?");
+    }
     apply_options(impl->socket_, options, endpoint, kClientLinger);
     impl->socket_.connect(endpoint.address);
     return std::unique_ptr<ClientSocket>(new ClientSocket(std::move(impl)));
@@ -241,13 +288,19 @@ Result<std::unique_ptr<ClientSocket>> ClientSocket::connect(const ClientSocketOp
 
 Result<std::optional<Frames>> ClientSocket::receive(milliseconds timeout) {
   try {
-    auto parts = receive_parts(impl_->socket_, timeout);
+    auto parts = receive_parts(impl_->socket_, timeout, [&] {
+      return wait_for_input(impl_->socket_, impl_->wake_, timeout);
+    });
     if (!parts) return std::optional<Frames>();
     if (parts->count != 2) return wrong_frame_count(parts->count);
     return std::optional<Frames>(Frames{std::move(parts->part[0]), std::move(parts->part[1])});
   } catch (const zmq::error_t& error) {
     return zmq_failure("receiving from " + impl_->endpoint_, error);
   }
+}
+
+void ClientSocket::wake() {
+  impl_->wake_.set();
 }
 
 Status ClientSocket::send(const Frames& frames, milliseconds timeout) {

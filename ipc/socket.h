@@ -4,7 +4,7 @@
 //
 // Refused: endpoints that other users could reach (endpoint.h), a second server on one endpoint,
 // frames above max_message_bytes (ZeroMQ cuts that peer's connection, and no other).
-// One thread per socket. A signal ends a receive() early with "nothing came".
+// One thread per socket, but for wake(). A signal ends a receive() early with "nothing came".
 #pragma once
 
 #include <chrono>
@@ -75,6 +75,9 @@ class ClientSocket {
 
   // timeout: the queue stayed full.
   Status send(const Frames& frames, std::chrono::milliseconds timeout);
+
+  // Any thread: a receive() that waits, or else the next one that would, ends as if by a signal.
+  void wake();
 
  private:
   class Impl;

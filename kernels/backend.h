@@ -20,6 +20,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/base/digest.h"
 #include "kernels/base/result.h"
 #include "kernels/base/tensor.h"
 
@@ -123,6 +124,15 @@ struct SampleOutcome {
   float processed_logprob = 0;  // of the distribution that was drawn from, renormalised
 };
 
+// Bytes from one place in a backend's device memory to another, with the digest128 of each chunk
+// of kDigestChunkBytes, the last one shorter. Addresses and size are multiples of 16.
+struct DeviceCopy {
+  const std::byte* from = nullptr;
+  std::byte* to = nullptr;
+  uint64_t bytes = 0;
+  std::span<Digest128> chunks;  // on the host; filled when the copies are done
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -153,6 +163,25 @@ class Backend {
     pack_linear(host_weight, 0, out);
     return {};
   }
+
+  // ---- weights that are in the device's memory already, for backends that have one
+  // Where rows [first_row, ...) of a reserved weight lie as pack_linear takes them, row after row;
+  // null where the backend arranges them in another way.
+  virtual std::byte* rows_in_place(LinearWeight& weight, int64_t first_row) const {
+    (void)weight, (void)first_row;
+    return nullptr;
+  }
+  // Starts copies beside the operations of steps, after everything that was called before; what
+  // they write must not be read until copies_done(). unsupported: no memory of its own.
+  virtual Status start_copies(std::span<const DeviceCopy> copies) {
+    (void)copies;
+    return {Code::unsupported, std::string("backend ") + std::string(name()) + " has no device"};
+  }
+  // Whether all that was started is done; never waits. device: a copy has failed.
+  virtual Result<bool> copies_done() { return true; }
+  virtual Status finish_copies() { return {}; }  // waits for them
+  // Of the GPU, 16 bytes as hex digits; empty: there is none.
+  virtual std::string device_uuid() const { return ""; }
 
   // ---- what the contract covers on this backend: unsupported, by name, or ok
   virtual Status supports_linear(int64_t out_features, int64_t in_features) const = 0;

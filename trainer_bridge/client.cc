@@ -69,8 +69,14 @@ Result<Reply> Client::next_reply(std::chrono::milliseconds timeout) {
 Result<Event> Client::next_event(std::chrono::milliseconds timeout) {
   Rollouts& rollouts = impl_->rollouts();
   EXACT_RETURN_IF_ERROR(impl_->wait_for_rollouts(
-      "next_event", [&] { return rollouts.has_event(); }, timeout));
-  return rollouts.take_event();
+      "next_event", [&] { return rollouts.has_event() || impl_->is_interrupted(); }, timeout));
+  if (rollouts.has_event()) return rollouts.take_event();
+  impl_->forget_interruption();
+  return Status(Code::cancelled, "next_event was interrupted: call it again");
+}
+
+void Client::interrupt() {
+  impl_->interrupt();
 }
 
 Result<ipc::GenerateReply> Client::generate(const ipc::Generate& request) {

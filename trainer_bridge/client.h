@@ -1,5 +1,6 @@
-// client.h owns a trainer's connection to a worker: one ZeroMQ DEALER, one thread. Every call has a
-// deadline and returns a Result; nothing throws, prints or retries behind the caller's back.
+// client.h owns a trainer's connection to a worker: one ZeroMQ DEALER, one thread (several share a
+// connection through shared_client.h). Every call has a deadline and returns a Result; nothing
+// throws, prints or retries behind the caller's back.
 //
 // A worker takes a client for dead that was silent for three heartbeats (HelloReply::heartbeat_ms)
 // and cancels its rollouts. Calls that wait send heartbeats; a trainer that computes for longer
@@ -67,6 +68,8 @@ class Client {
   Result<uint64_t> submit(const ipc::Generate& request);
   Result<Reply> next_reply(std::chrono::milliseconds timeout);
   Result<Event> next_event(std::chrono::milliseconds timeout);
+  // Any thread: a next_event() that waits, or else the next one that would, ends as cancelled.
+  void interrupt();
   Result<ipc::GenerateReply> generate(
       const ipc::Generate& request);         // submit and wait for it; cancelled after a timeout
   Result<bool> cancel(uint64_t request_id);  // true: it was in flight; its reply still comes

@@ -2,6 +2,7 @@
 // comes from one to the other. What is read in the middle of any call finds its rollout.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -63,6 +64,13 @@ class Client::Impl {
                                      " requests in flight within " +
                                      std::to_string(timeout.count()) + " ms: wait on");
   }
+
+  void interrupt() {
+    interrupted_ = true;
+    connection_->wake();
+  }
+  void forget_interruption() { interrupted_ = false; }
+  bool is_interrupted() const { return interrupted_; }
 
   // Sends ids for a mask; waits only when very many of them are unanswered.
   Status send_mask(const ipc::Allow& message) {
@@ -142,6 +150,7 @@ class Client::Impl {
   Rollouts rollouts_;
   std::unordered_map<uint64_t, Mask> masks_;  // sent and unanswered
   std::vector<uint64_t> broken_;              // rollouts to cancel
+  std::atomic<bool> interrupted_{false};
 };
 
 }  // namespace exact::bridge

@@ -1,5 +1,6 @@
 // connection.h owns one conversation with a worker: greeting, heartbeats, and which answer belongs
-// to which request. It knows no request's meaning; client.h gives each its call. One thread.
+// to which request. It knows no request's meaning; client.h gives each its call. One thread, but
+// for wake().
 //
 // An answer nobody waits for is dropped and counted. What belongs to rollouts and masks goes to a
 // sink as it comes, in the middle of whatever call reads the socket; the rest is kept for take().
@@ -65,6 +66,8 @@ class Connection {
 
   // One message, or one heartbeat's wait. False once the deadline has passed and nothing came.
   Result<bool> pump(Deadline deadline);
+  // Any thread: a pump() that waits, or else the next one, returns early, true before its deadline.
+  void wake() { socket_->wake(); }
   // That `request_id` was not answered within a call's time.
   Status no_answer(uint64_t request_id) const;
   // Answers that come to requests of this purpose from now on are dropped.

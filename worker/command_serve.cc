@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <memory>
@@ -10,6 +11,7 @@
 #include "ipc/endpoint.h"
 #include "ipc/shm_region.h"
 #include "worker/command.h"
+#include "worker/input_watcher.h"
 #include "worker/journal_options.h"
 #include "worker/model_options.h"
 #include "worker/server.h"
@@ -27,6 +29,7 @@ struct ServeOptions {
   uint64_t max_bucket_mib = ServerLimits().max_bucket_bytes >> 20;
   ServerLimits limits;
   std::string log_level = "info";
+  bool until_input_ends = false;
 };
 
 std::shared_ptr<spdlog::logger> make_logger(const std::string& level) {
@@ -85,6 +88,11 @@ Status run_serve(ServeOptions options) {
   EXACT_ASSIGN(const auto server, Server::create(*model.engine, server_options));
   const SignalWatcher signals([&](int count) { count == 1 ? server->drain() : server->stop(); });
 
+  std::unique_ptr<InputWatcher> input;
+  if (options.until_input_ends) {
+    EXACT_ASSIGN(input, InputWatcher::start(STDIN_FILENO, [&] { server->stop(); }));
+  }
+
   // What a script waits for is on standard output, and there at once.
   fmt::print("{}endpoint        {}\nready\n", describe(options.model, model), server->endpoint());
   std::fflush(stdout);
@@ -131,6 +139,9 @@ void add_server_options(CLI::App& command, ServeOptions& options) {
       .add_option("--update-timeout-ms", options.limits.update_timeout_ms,
                   "Longest wait between two messages of a weight update")
       ->capture_default_str();
+  command.add_flag("--until-input-ends", options.until_input_ends,
+                   "Stop at once when standard input ends: for a program that starts a worker and "
+                   "shall not leave it behind");
   command.add_option("--log-level", options.log_level, "debug, info, warning or error")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
       ->capture_default_str();

@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   add_serve_command(app, exit_code);
   add_generate_command(app, exit_code);
   add_score_command(app, exit_code);
+  add_replay_command(app, exit_code);
   add_version_command(app, exit_code);
   try {
     app.parse(argc, argv);

@@ -54,7 +54,7 @@ Result<std::unique_ptr<CudaBackend>> CudaBackend::create(const CudaOptions& opti
   cudaDeviceProp properties{};
   EXACT_RETURN_IF_ERROR(check_device(options.device, properties));
   EXACT_RETURN_IF_ERROR(cuda_status(cudaSetDevice(options.device), "choosing the GPU"));
-  std::unique_ptr<CudaBackend> backend(new CudaBackend(options, properties.multiProcessorCount));
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(options, properties));
   EXACT_RETURN_IF_ERROR(
       cuda_status(cudaStreamCreateWithFlags(&backend->stream_, cudaStreamNonBlocking), "a stream"));
   EXACT_ASSIGN(backend->lt_, LtMatmul::create(properties.multiProcessorCount));
@@ -142,6 +142,12 @@ Status CudaBackend::unpack_linear(const LinearWeight& weight, int64_t first_row,
   download({static_cast<std::byte*>(host_weight.data), view_bytes(host_weight)},
            whole.slice_rows(first_row, host_weight.rows));
   return {};
+}
+
+std::byte* CudaBackend::rows_in_place(LinearWeight& weight, int64_t first_row) const {
+  const TensorView whole =
+      weight.storage.view(DType::bf16, weight.out_features, weight.in_features);
+  return static_cast<std::byte*>(whole.slice_rows(first_row, 0).data);
 }
 
 Status CudaBackend::supports_linear(int64_t out_features, int64_t in_features) const {

@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/detailed_rows.h"
+#include "kernels/cuda/device_copies.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/recorder.h"
@@ -40,6 +41,13 @@ class CudaBackend final : public Backend {
   void pack_linear(const TensorView& host_weight, int64_t first_row, LinearWeight& out) override;
   Status unpack_linear(const LinearWeight& weight, int64_t first_row,
                        const TensorView& host_weight) override;
+  std::byte* rows_in_place(LinearWeight& weight, int64_t first_row) const override;
+  Status start_copies(std::span<const DeviceCopy> copies) override {
+    return copies_.start(copies, stream_);
+  }
+  Result<bool> copies_done() override { return copies_.done(); }
+  Status finish_copies() override { return copies_.wait(); }
+  std::string device_uuid() const override { return uuid_; }
 
   Status supports_linear(int64_t out_features, int64_t in_features) const override;
   Status supports_attention(int32_t query_heads, int32_t kv_heads,
@@ -78,8 +86,11 @@ class CudaBackend final : public Backend {
   Status finish() override;
 
  private:
-  CudaBackend(const CudaOptions& options, int multiprocessors)
-      : options_(options), multiprocessors_(multiprocessors) {}
+  CudaBackend(const CudaOptions& options, const cudaDeviceProp& properties)
+      : options_(options),
+        multiprocessors_(properties.multiProcessorCount),
+        uuid_(uuid_text(properties.uuid)),
+        copies_(properties.multiProcessorCount) {}
   // Keeps the first failure for finish().
   void note(Status status) {
     if (failure_.is_ok() && !status.is_ok()) failure_ = std::move(status);
@@ -93,6 +104,7 @@ class CudaBackend final : public Backend {
 
   CudaOptions options_;
   int multiprocessors_;
+  std::string uuid_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<LtMatmul> lt_;
   StepTables step_;
@@ -102,6 +114,7 @@ class CudaBackend final : public Backend {
   uint64_t tables_generation_ = 0;  // of the records
   Buffer attention_scratch_;
   DetailedRows detailed_rows_;
+  DeviceCopies copies_;
   Status failure_;  // the first since the last finish()
 };
 

@@ -45,6 +45,17 @@ Result<Buffer> allocate_pinned(size_t bytes) {
   return Buffer(data, bytes, [](void* memory) { cudaFreeHost(memory); });
 }
 
+std::string uuid_text(const cudaUUID_t& uuid) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  for (const char c : uuid.bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    text += kDigits[byte >> 4];
+    text += kDigits[byte & 15];
+  }
+  return text;
+}
+
 Result<TransferArena::Slot> TransferArena::take(size_t bytes) {
   const size_t size = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   if (used_ + size > pinned_.bytes()) {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <functional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -20,6 +21,8 @@ Status cuda_status(cudaError_t error, std::string_view what);
 // Not zeroed. exhausted: says how much is free.
 Result<Buffer> allocate_device(size_t bytes);
 Result<Buffer> allocate_pinned(size_t bytes);
+// 32 lower-case hex digits.
+std::string uuid_text(const cudaUUID_t& uuid);
 
 // Small inputs and outputs of operations: memory on both sides with the same offsets, handed out in
 // order and taken back all at once, when the stream has been waited for.

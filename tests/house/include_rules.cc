@@ -26,11 +26,14 @@ const std::vector<Room> kRooms = {
     {"ipc/", {"ipc/", "kernels/base/"}},
     {"journal/", {"journal/", "ipc/", "kernels/base/"}},
     {"engine/", {"engine/", "kernels/base/", "kernels/backend.h", "kernels/contract/"}},
+    {"replay/", {"replay/", "journal/", "engine/", "ipc/", "kernels/base/", "kernels/backend.h"}},
     {"trainer_bridge/", {"trainer_bridge/", "ipc/", "engine/", "kernels/"}},
-    {"worker/", {"worker/", "journal/", "engine/", "ipc/", "kernels/"}},
+    {"worker/", {"worker/", "replay/", "journal/", "engine/", "ipc/", "kernels/"}},
     {"examples/", {"examples/", "trainer_bridge/", "ipc/", "engine/", "kernels/"}},
-    {"bench/", {"bench/", "journal/", "engine/", "ipc/", "kernels/"}},
-    {"tests/", {"tests/", "worker/", "trainer_bridge/", "journal/", "ipc/", "engine/", "kernels/"}},
+    {"bench/", {"bench/", "worker/", "trainer_bridge/", "journal/", "engine/", "ipc/", "kernels/"}},
+    {"tests/",
+     {"tests/", "worker/", "trainer_bridge/", "replay/", "journal/", "ipc/", "engine/",
+      "kernels/"}},
 };
 
 struct Library {
@@ -51,6 +54,7 @@ const std::vector<Library> kLibraries = {
      {"engine/", "worker/", "trainer_bridge/", "examples/", "tests/", "bench/"}},
     {"CLI11", {"CLI/"}, {"worker/", "examples/", "bench/"}},
     {"spdlog", {"spdlog/"}, {"worker/"}},
+    {"nanobind", {"nanobind/", "Python.h"}, {"trainer_bridge/python/"}},
     {"GoogleTest", {"gtest/", "gmock/"}, {"tests/"}},
     {"Google Benchmark", {"benchmark/"}, {"bench/"}},
 };

@@ -24,8 +24,8 @@ std::string read_file(const fs::path& path) {
 
 // Scripts have no extension; anything with an unknown one is data.
 bool is_text(const fs::path& path) {
-  static const std::set<std::string> kExtensions = {"",    ".h",   ".cc",    ".cu",   ".cuh",
-                                                    ".md", ".txt", ".cmake", ".json", ".py"};
+  static const std::set<std::string> kExtensions = {"",     ".h",     ".cc",   ".cu", ".cuh", ".md",
+                                                    ".txt", ".cmake", ".json", ".py", ".toml"};
   return kExtensions.contains(path.extension().string());
 }
 

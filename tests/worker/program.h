@@ -78,6 +78,7 @@ class Program {
     pid_ = 0;
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   }
+  pid_t process() const { return pid_; }
   void signal(int number) { EXPECT_EQ(::kill(pid_, number), 0); }
   std::string out() const { return text_of(out_path_); }
   std::string err() const { return text_of(err_path_); }

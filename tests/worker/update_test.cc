@@ -298,7 +298,7 @@ TEST_F(WeightUpdate, CommitStandsWhenItsSenderIsGone) {
 }
 
 TEST_F(WeightUpdate, CommittedUpdateWaitsForRunningRequestsAndCantBeAborted) {
-  start();
+  start({.heartbeat_ms = 60'000});  // both clients are silent while 64 samples run, however slowly
   RawClient busy(worker_->endpoint());
   busy.hello();
   UpdateSteps steps = update(2, 10'000, UpdatePolicy::wait);
