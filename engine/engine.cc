@@ -250,6 +250,9 @@ uint64_t Engine::last_logits_hash() const {
 Status Engine::check_integrity() const {
   return impl_->check_integrity();
 }
+WeightSlot& Engine::live_weights() {
+  return impl_->live_weights();
+}
 EngineStatus Engine::status() const {
   return impl_->status();
 }

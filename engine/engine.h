@@ -258,6 +258,9 @@ class Engine {
   // poisoned, until a whole update is live. `why` becomes part of health_reason.
   void abort_update(std::string_view why = "it was given up");
   bool update_pending() const;  // committed, waiting for running sequences
+  // The live version: to be read (WeightSlot::read_tensor) between steps, until the next update is
+  // begun or goes live.
+  WeightSlot& live_weights();
 
   // ---- sleep: the memory of weights and cache is given back until wake()
   // Returns the bytes of the backend's memory that were freed. Without keep_weights only a whole

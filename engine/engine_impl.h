@@ -38,6 +38,7 @@ class Engine::Impl {
   Result<WeightSlot*> begin_update(const UpdateOptions& options);
   Status commit_update(WeightVersion version, UpdatePolicy policy);
   void abort_update(std::string_view why);
+  WeightSlot& live_weights() { return *live_; }
   bool update_pending() const { return update_pending_; }
   Result<uint64_t> sleep(bool keep_weights);
   Status wake();

@@ -59,21 +59,23 @@ Result<std::string> read_file(const std::string& path, size_t max_bytes) {
   return text;
 }
 
-Result<AtomicFile> AtomicFile::create(const std::string& path) {
-  const std::string temporary = path + ".tmp";
+Result<AtomicFile> AtomicFile::create(const std::string& path, const std::string& suffix) {
+  const std::string temporary = path + suffix;
   const int descriptor =
       ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
   if (descriptor < 0) return system_error("create", temporary);
-  return AtomicFile(path, descriptor);
+  return AtomicFile(path, temporary, descriptor);
 }
 
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept
-    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+    : path_(std::move(other.path_)),
+      temporary_path_(std::move(other.temporary_path_)),
+      descriptor_(std::exchange(other.descriptor_, -1)) {}
 
 AtomicFile::~AtomicFile() {
   if (descriptor_ < 0) return;
   ::close(descriptor_);
-  ::unlink(temporary_path().c_str());
+  ::unlink(temporary_path_.c_str());
 }
 
 Status AtomicFile::write(std::span<const std::byte> bytes) {
@@ -81,7 +83,7 @@ Status AtomicFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t count = ::write(descriptor_, bytes.data(), bytes.size());
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return system_error("write", temporary_path());
+    if (count < 0) return system_error("write", temporary_path_);
     bytes = bytes.subspan(static_cast<size_t>(count));
   }
   return {};
@@ -93,8 +95,8 @@ Status AtomicFile::write(std::string_view text) {
 
 Status AtomicFile::commit() {
   EXACT_CHECK(descriptor_ >= 0, "a file is committed once");
-  if (::fsync(descriptor_) != 0) return system_error("sync", temporary_path());
-  if (::rename(temporary_path().c_str(), path_.c_str()) != 0) return system_error("rename", path_);
+  if (::fsync(descriptor_) != 0) return system_error("sync", temporary_path_);
+  if (::rename(temporary_path_.c_str(), path_.c_str()) != 0) return system_error("rename", path_);
   ::close(std::exchange(descriptor_, -1));
   return sync_directory(directory_of(path_));
 }

@@ -17,10 +17,11 @@ Status system_error(std::string_view action, const std::string& path);
 // not_found: no such file; invalid: more than `max_bytes`; device: it can't be read.
 Result<std::string> read_file(const std::string& path, size_t max_bytes);
 
-// Writes to path + ".tmp". commit() makes it durable and renames it; without commit it vanishes.
+// Writes to path + suffix. commit() makes it durable and renames it; without commit it vanishes.
 class AtomicFile {
  public:
-  static Result<AtomicFile> create(const std::string& path);
+  // Who may write the same file as others do at the same time needs a suffix of his own.
+  static Result<AtomicFile> create(const std::string& path, const std::string& suffix = ".tmp");
   AtomicFile(AtomicFile&& other) noexcept;
   AtomicFile& operator=(AtomicFile&& other) = delete;
   ~AtomicFile();
@@ -30,10 +31,12 @@ class AtomicFile {
   Status commit();
 
  private:
-  AtomicFile(std::string path, int descriptor) : path_(std::move(path)), descriptor_(descriptor) {}
-  std::string temporary_path() const { return path_ + ".tmp"; }
+  AtomicFile(std::string path, std::string temporary_path, int descriptor)
+      : path_(std::move(path)),
+        temporary_path_(std::move(temporary_path)),
+        descriptor_(descriptor) {}
 
-  std::string path_;
+  std::string path_, temporary_path_;
   int descriptor_ = -1;
 };
 

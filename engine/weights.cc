@@ -97,6 +97,22 @@ Status WeightSlot::reserve_plain(int64_t elements, Buffer& buffer) {
   return {};
 }
 
+Status WeightSlot::read_tensor(size_t index, std::span<std::byte> out) {
+  EXACT_CHECK(complete_ && index < table_.size(), "a tensor of complete weights is read");
+  const TensorSpec& spec = table_[index];
+  EXACT_CHECK(out.size() == static_cast<size_t>(spec.bytes()) && is_aligned(out.data()),
+              "a tensor is read into its own size");
+  const WeightPlace source = WeightPlaces(config_, weights_).of(spec);
+  if (source.matrix != nullptr) {
+    const TensorView host(out.data(), DType::bf16, spec.rows, spec.columns);
+    EXACT_RETURN_IF_ERROR(backend_.unpack_linear(*source.matrix, source.offset, host));
+  } else {
+    const TensorView row = source.plain->view(DType::bf16, 1, source.total);
+    backend_.download(out, row.slice_columns(source.offset, spec.rows * spec.columns));
+  }
+  return backend_.finish();
+}
+
 Status WeightSlot::reserve_matrix(int64_t out_features, int64_t in_features, LinearWeight& weight) {
   const void* before = weight.storage.data();
   EXACT_RETURN_IF_ERROR(backend_.reserve_linear(out_features, in_features, weight));

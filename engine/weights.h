@@ -77,6 +77,11 @@ class WeightSlot {
   // invalid: names the first tensor that is missing. After this, weights() may be used.
   Status complete();
 
+  // The Hugging Face bytes of a tensor, read back from the backend's memory; `out` has exactly the
+  // tensor's size. Waits for the backend. For a complete slot. unsupported: the backend can't;
+  // device: it failed.
+  Status read_tensor(size_t index, std::span<std::byte> out);
+
   bool is_complete() const { return complete_; }
   const ModelWeights& weights() const;
   // ---- memory, for an engine that sleeps. Of complete weights; they are not changed.

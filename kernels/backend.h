@@ -159,6 +159,13 @@ class Backend {
   // Rearranges host weights (n, K) bf16 into rows [first_row, first_row + n) of `out`: matrices
   // that share their input may lie in one.
   virtual void pack_linear(const TensorView& host_weight, int64_t first_row, LinearWeight& out) = 0;
+  // The inverse: rows [first_row, first_row + n) of `weight` as they were packed, into host memory
+  // (n, K) bf16. unsupported: this backend keeps weights that it can't give back.
+  virtual Status unpack_linear(const LinearWeight& weight, int64_t first_row,
+                               const TensorView& host_weight) {
+    (void)weight, (void)first_row, (void)host_weight;
+    return {Code::unsupported, "backend " + std::string(name()) + " can't give weights back"};
+  }
   // A weight that is one matrix.
   Status pack_whole(const TensorView& host_weight, LinearWeight& out) {
     EXACT_RETURN_IF_ERROR(reserve_linear(host_weight.rows, host_weight.columns, out));

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/weights_store.h"
 #include "kernels/make_backend.h"
 #include "replay/replayer.h"
 #include "worker/command.h"
@@ -24,6 +25,7 @@ using nlohmann::json;
 struct ReplayOptions {
   std::string journal;
   std::vector<std::string> models;
+  std::string store;  // of weights; empty: none
   std::string backend = "auto", isa = "auto";
   int device = 0, threads = 0;
   std::string records;
@@ -123,7 +125,8 @@ void print(const replay::Report& report, replay::Mode mode) {
     }
   }
   for (const Digest128& digest : report.missing) {
-    fmt::print("no weights      of digest {}: give its directory by --model\n", digest.to_hex());
+    fmt::print("no weights      of digest {}: give its directory by --model, or a store\n",
+               digest.to_hex());
   }
   fmt::print("{:<15} {} pieces, {} tokens: {} differ\n", replay::mode_name(mode), report.pieces,
              report.tokens, report.findings.size());
@@ -165,6 +168,39 @@ json summary_of(const ReplayOptions& options, const replay::RecordedRun& run,
   return summary;
 }
 
+// The directories given, and then the store.
+class GivenWeights : public replay::WeightsSource {
+ public:
+  GivenWeights(std::vector<std::string> directories, std::optional<WeightsStore> store)
+      : directories_(std::move(directories)), store_(std::move(store)) {}
+
+  Status load(const Digest128& weights, WeightSlot& slot) override {
+    const Status status = directories_.load(weights, slot);
+    if (!store_ || status.code() != Code::not_found) return status;
+    return store_->load(weights, slot);
+  }
+
+ private:
+  replay::ModelDirectories directories_;
+  std::optional<WeightsStore> store_;
+};
+
+// The config of the first model, or of the first version of the plan that the store has.
+Result<ModelConfig> find_config(const ReplayOptions& options, const replay::Plan& plan,
+                                const std::optional<WeightsStore>& store) {
+  if (!options.models.empty()) return load_config(options.models.front());
+  if (!store) return Status(Code::invalid, "say where the weights are: --model or --weights-store");
+  for (const replay::Piece& piece : plan.pieces) {
+    const auto model = store->manifest(piece.weights);
+    if (!model.is_ok() && model.status().code() == Code::not_found) continue;
+    if (!model.is_ok()) return model.status();
+    EXACT_ASSIGN(const std::string directory, store->config_directory(*model));
+    return load_config(directory);
+  }
+  return Status(Code::not_found,
+                "'" + options.store + "' has none of the weights that the journal names");
+}
+
 Result<int> run_replay(const ReplayOptions& options) {
   EXACT_ASSIGN(const Range range, read_range(options.records));
   BackendOptions chosen;
@@ -180,7 +216,11 @@ Result<int> run_replay(const ReplayOptions& options) {
     return Status(Code::invalid,
                   "'" + options.journal + "' has no sample here that can be replayed");
   }
-  EXACT_ASSIGN(const ModelConfig config, load_config(options.models.front()));
+  std::optional<WeightsStore> store;
+  if (!options.store.empty()) {
+    EXACT_ASSIGN(store, WeightsStore::open(options.store));
+  }
+  EXACT_ASSIGN(const ModelConfig config, find_config(options, plan, store));
   EXACT_ASSIGN(const auto backend, make_backend(chosen));
   fmt::print("backend         {}, {} threads\nseed            {}\n", backend->name(),
              backend->threads(), options.seed);
@@ -188,7 +228,7 @@ Result<int> run_replay(const ReplayOptions& options) {
   std::vector<replay::Mode> modes = {replay::Mode::alone, replay::Mode::batches};
   if (options.rerun) modes = {replay::Mode::rerun};
   int exit_code = kExitGood;
-  replay::ModelDirectories weights(options.models);
+  GivenWeights weights(options.models, store);
   for (const replay::Mode mode : modes) {
     Progress progress("replay " + std::string(replay::mode_name(mode)), plan.token_count, "tokens");
     EXACT_ASSIGN(const replay::Report report,
@@ -215,10 +255,10 @@ void add_replay_command(CLI::App& app, int& exit_code) {
       "batches. Where one differs, its ids are forced, to tell arithmetic from sampling.");
   command->add_option("JOURNAL", options->journal, "A journal's directory, or one segment of it")
       ->required();
-  command
-      ->add_option("--model", options->models,
-                   "Hugging Face directory; give one for each version of the weights")
-      ->required();
+  command->add_option("--model", options->models,
+                      "Hugging Face directory; give one for each version of the weights");
+  command->add_option("--weights-store", options->store,
+                      "What `rollout serve --weights-store` wrote: has all versions");
   command->add_option("--backend", options->backend, "auto, cpu or cuda")->capture_default_str();
   command->add_option("--device", options->device, "GPU of the CUDA backend, counted from 0")
       ->capture_default_str();

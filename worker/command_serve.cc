@@ -16,6 +16,7 @@
 #include "worker/model_options.h"
 #include "worker/server.h"
 #include "worker/signals.h"
+#include "worker/weights_keeper.h"
 
 namespace exact::worker {
 namespace {
@@ -28,6 +29,7 @@ struct ServeOptions {
   uint64_t max_unsent_mib = ServerLimits().max_unsent_bytes >> 20;
   uint64_t max_bucket_mib = ServerLimits().max_bucket_bytes >> 20;
   ServerLimits limits;
+  std::string weights_store;  // a directory; empty: none
   std::string log_level = "info";
   bool until_input_ends = false;
 };
@@ -67,12 +69,27 @@ void sweep(const LogSink& log) {
   }
 }
 
+// The weights at the start are stored before anybody is served. Null where no store is wanted.
+Result<std::unique_ptr<WeightsKeeper>> open_weights_store(const ServeOptions& options,
+                                                          LoadedModel& model, const LogSink& log) {
+  if (options.weights_store.empty()) return std::unique_ptr<WeightsKeeper>();
+  EXACT_ASSIGN(WeightsStore store, WeightsStore::create(options.weights_store));
+  auto keeper =
+      std::make_unique<WeightsKeeper>(std::move(store), model.config, options.model.model);
+  const EngineStatus status = model.engine->status();
+  EXACT_RETURN_IF_ERROR(keeper->store_now(model.engine->live_weights(), status.version.value));
+  log(LogLevel::info, fmt::format("weights_stored version={} weights_digest={}",
+                                  status.version.value, status.weights_digest.to_hex()));
+  return keeper;
+}
+
 Status run_serve(ServeOptions options) {
   block_termination_signals();  // before any thread is started
   const auto logger = make_logger(options.log_level);
   const LogSink log = sink_of(logger);
   sweep(log);
   EXACT_ASSIGN(LoadedModel model, load_model(options.model));
+  EXACT_ASSIGN(const auto keeper, open_weights_store(options, model, log));
   EXACT_ASSIGN(const auto journal, open_journal(options.journal, options.model, model, log));
 
   ServerOptions server_options;
@@ -84,6 +101,7 @@ Status run_serve(ServeOptions options) {
   server_options.limits.max_unsent_bytes = options.max_unsent_mib << 20;
   server_options.limits.max_bucket_bytes = options.max_bucket_mib << 20;
   server_options.log = log;
+  server_options.weights_keeper = keeper.get();
   server_options.journal = journal.get();
   server_options.journal_full = journal_full(options.journal);
   EXACT_ASSIGN(const auto server, Server::create(*model.engine, server_options));
@@ -143,6 +161,10 @@ void add_server_options(CLI::App& command, ServeOptions& options) {
   command.add_flag("--until-input-ends", options.until_input_ends,
                    "Stop at once when standard input ends: for a program that starts a worker and "
                    "shall not leave it behind");
+  command.add_option(
+      "--weights-store", options.weights_store,
+      "Directory that keeps the weights of every version that goes live, for replay; "
+      "an update waits until the one before is there");
   command.add_option("--log-level", options.log_level, "debug, info, warning or error")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
       ->capture_default_str();

@@ -24,6 +24,8 @@ int main(int argc, char** argv) {
   add_generate_command(app, exit_code);
   add_score_command(app, exit_code);
   add_replay_command(app, exit_code);
+  add_journal_command(app, exit_code);
+  add_weights_command(app, exit_code);
   add_version_command(app, exit_code);
   try {
     app.parse(argc, argv);

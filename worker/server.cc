@@ -70,6 +70,7 @@ Status Server::Impl::run() {
     forget_lost(Clock::now(), all_read);
     end_overdue(Clock::now());
     deliver_buckets(Clock::now());
+    keep_weights();
     if (engine_.can_step()) {
       EXACT_RETURN_IF_ERROR(step_engine());
     } else if (session_.is_moving()) {
@@ -80,11 +81,17 @@ Status Server::Impl::run() {
       return {};
     }
   }
+  if (options_.weights_keeper != nullptr && options_.weights_keeper->is_busy()) {
+    log(LogLevel::warning,
+        "weights_not_stored version=" + std::to_string(engine_.status().version.value) +
+            " error=\"the worker was stopped\"");
+  }
   log(LogLevel::info, "stopped in_flight=" + std::to_string(clients_.in_flight()));
   return {};
 }
 
 bool Server::Impl::is_done() const {
+  if (options_.weights_keeper != nullptr && options_.weights_keeper->is_busy()) return false;
   return !engine_.has_work() && clients_.in_flight() == 0 &&
          session_.state() == UpdateState::idle && clients_.with_unsent().empty() &&
          !recorder_.holds();
@@ -96,6 +103,10 @@ std::chrono::milliseconds Server::Impl::patience(Clock::time_point now) const {
   if (engine_.can_step() || session_.is_moving() || (draining_ && is_done())) return kNone;
   auto wait = clients_.with_unsent().empty() ? kIdleWait : kUnsentWait;
   if (recorder_.holds()) wait = kDiskWait;
+  if (const WeightsKeeper* keeper = options_.weights_keeper; keeper != nullptr) {
+    if (keeper->wants_turn()) return kNone;
+    if (keeper->is_busy()) wait = std::min(wait, kUnsentWait);
+  }
   const std::optional<Clock::time_point> deadline = clients_.next_deadline();
   if (!deadline) return wait;
   return std::clamp(std::chrono::ceil<std::chrono::milliseconds>(*deadline - now), kNone, wait);
@@ -130,6 +141,23 @@ void Server::Impl::end_overdue(Clock::time_point now) {
   for (const RequestId id : clients_.take_overdue(now)) {
     // Its last sample may have ended in the last step: then its answer is on its way.
     (void)engine_.cancel(id, FinishReason::deadline);
+  }
+}
+
+void Server::Impl::keep_weights() {
+  WeightsKeeper* keeper = options_.weights_keeper;
+  if (keeper == nullptr) return;
+  keeper->turn();
+  const auto outcome = keeper->take_outcome();
+  if (!outcome) return;
+  const std::string version = " version=" + std::to_string(outcome->version) +
+                              " weights_digest=" + outcome->weights_digest.to_hex();
+  if (outcome->status.is_ok()) {
+    log(LogLevel::info,
+        "weights_stored" + version + " written_bytes=" + std::to_string(outcome->bytes_written));
+  } else {
+    log(LogLevel::error,
+        "weights_not_stored" + version + " error=\"" + outcome->status.message() + "\"");
   }
 }
 

@@ -15,6 +15,7 @@
 #include "engine/engine.h"
 #include "kernels/base/result.h"
 #include "worker/recorder.h"
+#include "worker/weights_keeper.h"
 
 namespace exact::worker {
 
@@ -40,7 +41,9 @@ struct ServerOptions {
   std::string backend_name;  // for HelloReply: Backend::name()
   std::string device_uuid;   // Backend::device_uuid(); empty: no GPU
   ServerLimits limits;
-  LogSink log;                               // may be empty
+  LogSink log;  // may be empty
+  // Gets each version that goes live; outlives the server; null: none is kept.
+  WeightsKeeper* weights_keeper = nullptr;
   journal::AsyncJournal* journal = nullptr;  // outlives the server; null: none is kept
   JournalFull journal_full = JournalFull::block;
 };

@@ -92,6 +92,15 @@ void Server::Impl::deliver_commit() {
   const ipc::UpdateCommitted committed{status.version.value, status.weights_digest.to_hex()};
   log(LogLevel::info, "update_live version=" + std::to_string(committed.weight_version) +
                           " weights_digest=" + committed.weights_digest);
+  if (options_.weights_keeper != nullptr) {
+    const Status begun =
+        options_.weights_keeper->begin(engine_.live_weights(), committed.weight_version);
+    if (!begun.is_ok()) {
+      log(LogLevel::error,
+          "weights_not_stored version=" + std::to_string(committed.weight_version) + " error=\"" +
+              begun.message() + "\"");
+    }
+  }
   if (!commit.peer.empty()) answer_recorded(commit.peer, commit.request_id, committed);
 }
 

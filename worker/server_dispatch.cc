@@ -252,6 +252,12 @@ Status Server::Impl::handle_message(ipc::StatusQuery, const Context& context) {
 
 Status Server::Impl::handle_message(ipc::UpdateBegin message, const Context& context) {
   EXACT_RETURN_IF_ERROR(check_accepting(context));
+  if (options_.weights_keeper != nullptr && options_.weights_keeper->is_busy()) {
+    // Its bytes are where an update in place would write, or where the one after it would.
+    return Status(Code::exhausted,
+                  "version " + std::to_string(engine_.status().version.value) +
+                      " is still being written to the weights store: begin again when it is there");
+  }
   EXACT_ASSIGN(const ipc::UpdateReady ready, session_.begin(context.peer, message, context.now));
   recorder_.update_begun(message);
   log(LogLevel::info, "update_begun version=" + std::to_string(message.weight_version) +

@@ -44,6 +44,8 @@ class Server::Impl {
   void forget_lost(Clock::time_point now, bool all_read);
   void end_overdue(Clock::time_point now);
   Status step_engine();
+  // Lets the store read on, and says what has become of a version.
+  void keep_weights();
   bool is_done() const;
 
   // ---- what a step made (server_delivery.cc)

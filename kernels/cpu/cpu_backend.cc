@@ -43,6 +43,15 @@ void CpuBackend::pack_linear(const TensorView& host_weight, int64_t first_row, L
   pack_weight(context_, host_weight, first_row, out);
 }
 
+Status CpuBackend::unpack_linear(const LinearWeight& weight, int64_t first_row,
+                                 const TensorView& host_weight) {
+  check_matrix(host_weight, host_weight.rows, weight.in_features);
+  EXACT_CHECK(first_row >= 0 && first_row + host_weight.rows <= weight.out_features,
+              "rows outside the weight");
+  unpack_weight(context_, weight, first_row, host_weight);
+  return {};
+}
+
 }  // namespace cpu
 
 namespace {

@@ -103,6 +103,8 @@ class CpuBackend final : public Backend {
   }
   Status reserve_linear(int64_t out_features, int64_t in_features, LinearWeight& out) override;
   void pack_linear(const TensorView& host_weight, int64_t first_row, LinearWeight& out) override;
+  Status unpack_linear(const LinearWeight& weight, int64_t first_row,
+                       const TensorView& host_weight) override;
 
   Status supports_linear(int64_t out_features, int64_t in_features) const override {
     return contract::check_linear_shape(out_features, in_features);

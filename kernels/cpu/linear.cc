@@ -87,6 +87,27 @@ void pack_weight(CpuContext& context, const TensorView& weight, int64_t first_ro
   });
 }
 
+void unpack_weight(CpuContext& context, const LinearWeight& weight, int64_t first_row,
+                   const TensorView& out) {
+  const PackedPanels packed(weight.out_features, weight.in_features, weight.storage.data());
+  const int64_t end_row = first_row + out.rows;
+  const int64_t first_panel = first_row / kPanelColumns;
+  context.pool.run(piece_count(end_row, kPanelColumns) - first_panel, [&](int64_t i, int) {
+    const int64_t index = first_panel + i;
+    const uint16_t* panel = packed.panel_values(index);
+    const int64_t panel_row = index * kPanelColumns;
+    const int64_t begin = std::max(first_row - panel_row, int64_t{0});
+    const int64_t end = std::min<int64_t>(kPanelColumns, end_row - panel_row);
+    for (int64_t k_block = 0; k_block < out.columns; k_block += kPanelColumns) {
+      const int64_t k_end = std::min(out.columns, k_block + kPanelColumns);
+      for (int64_t j = begin; j < end; j++) {
+        auto* row = out.row<uint16_t>(panel_row + j - first_row);
+        for (int64_t k = k_block; k < k_end; k++) row[k] = panel[k * kPanelColumns + j];
+      }
+    }
+  });
+}
+
 Status linear(CpuContext& context, const TensorView& x, const LinearWeight& weight,
               const uint16_t* bias, const TensorView& out) {
   const PackedPanels packed(weight.out_features, weight.in_features, weight.storage.data());

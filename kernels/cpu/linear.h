@@ -13,6 +13,9 @@ size_t packed_bytes(int64_t out_features, int64_t in_features);
 // Packs rows of the matrix from first_row on; the others stay as they are.
 void pack_weight(CpuContext& context, const TensorView& weight, int64_t first_row,
                  LinearWeight& out);
+// Gives rows of the matrix from first_row on back, as they were packed.
+void unpack_weight(CpuContext& context, const LinearWeight& weight, int64_t first_row,
+                   const TensorView& out);
 
 // out = x weight^T + bias; bias may be null.
 Status linear(CpuContext& context, const TensorView& x, const LinearWeight& weight,

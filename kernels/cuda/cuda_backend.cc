@@ -139,6 +139,18 @@ void CudaBackend::pack_linear(const TensorView& host_weight, int64_t first_row, 
          {static_cast<const std::byte*>(host_weight.data), view_bytes(host_weight)});
 }
 
+Status CudaBackend::unpack_linear(const LinearWeight& weight, int64_t first_row,
+                                  const TensorView& host_weight) {
+  EXACT_CHECK(host_weight.columns == weight.in_features && first_row >= 0 &&
+                  first_row + host_weight.rows <= weight.out_features,
+              "rows outside the weight");
+  const TensorView whole =
+      weight.storage.view(DType::bf16, weight.out_features, weight.in_features);
+  download({static_cast<std::byte*>(host_weight.data), view_bytes(host_weight)},
+           whole.slice_rows(first_row, host_weight.rows));
+  return {};
+}
+
 std::byte* CudaBackend::rows_in_place(LinearWeight& weight, int64_t first_row) const {
   const TensorView whole =
       weight.storage.view(DType::bf16, weight.out_features, weight.in_features);

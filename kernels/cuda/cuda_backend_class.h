@@ -40,6 +40,8 @@ class CudaBackend final : public Backend {
                   std::span<const std::byte> host) override;
   Status reserve_linear(int64_t out_features, int64_t in_features, LinearWeight& out) override;
   void pack_linear(const TensorView& host_weight, int64_t first_row, LinearWeight& out) override;
+  Status unpack_linear(const LinearWeight& weight, int64_t first_row,
+                       const TensorView& host_weight) override;
   std::byte* rows_in_place(LinearWeight& weight, int64_t first_row) const override;
   Status start_copies(std::span<const DeviceCopy> copies) override {
     return copies_.start(copies, stream_);

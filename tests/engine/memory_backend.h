@@ -48,6 +48,17 @@ class MemoryBackend : public Backend {
     std::byte* to = static_cast<std::byte*>(out.storage.data()) + first_row * host.columns * 2;
     later_.push_back([host, bytes, to] { std::memcpy(to, host.data, bytes); });
   }
+  Status unpack_linear(const LinearWeight& weight, int64_t first_row,
+                       const TensorView& host) override {
+    const auto* from = static_cast<const std::byte*>(weight.storage.data());
+    const auto offset = static_cast<size_t>(first_row * host.columns * 2);
+    const auto bytes = static_cast<size_t>(host.rows * host.columns) * 2;
+    later_.push_back([=] { std::memcpy(host.data, from + offset, bytes); });
+    return {};
+  }
+  void download(std::span<std::byte> host, const TensorView& device) override {
+    later_.push_back([=] { std::memcpy(host.data(), device.data, host.size()); });
+  }
   Status finish() override {
     for (const auto& action : later_) action();
     later_.clear();
@@ -55,7 +66,6 @@ class MemoryBackend : public Backend {
   }
 
   // A model's weights never reach these.
-  void download(std::span<std::byte>, const TensorView&) override { refuse(); }
   Result<KvCache> allocate_kv(const KvGeometry&) override { refuse(); }
   void copy_pages(KvCache&, std::span<const int32_t>, std::span<const int32_t>) override {
     refuse();

@@ -51,7 +51,7 @@ const std::vector<Library> kLibraries = {
     {"CUDA", {"cuda", "cublas", "nv"}, {"kernels/cuda/", "tests/cuda/", "bench/"}},
     {"nlohmann json",
      {"nlohmann/"},
-     {"engine/", "worker/", "trainer_bridge/", "examples/", "tests/", "bench/"}},
+     {"engine/", "journal/", "worker/", "trainer_bridge/", "examples/", "tests/", "bench/"}},
     {"CLI11", {"CLI/"}, {"worker/", "examples/", "bench/"}},
     {"spdlog", {"spdlog/"}, {"worker/"}},
     {"nanobind", {"nanobind/", "Python.h"}, {"trainer_bridge/python/"}},

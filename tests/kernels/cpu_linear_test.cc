@@ -75,6 +75,30 @@ TEST_P(CpuLinear, NothingButZerosIsPositiveZero) {
   EXPECT_EQ(out, std::vector<uint16_t>(out.size(), 0));
 }
 
+TEST_P(CpuLinear, UnpackedWeightsAreThePackedOnes) {
+  for (uint64_t seed = 1; seed <= 60; seed++) {
+    RandomData data(seed);
+    const int64_t rows = data.between(1, 100), before = data.between(0, 70);
+    const int64_t after = data.between(0, 70), columns = data.between(1, 170);
+    const auto kind = kAllDataKinds[data.between(0, 6)];
+    LinearWeight packed;
+    ASSERT_TRUE(backend_->reserve_linear(before + rows + after, columns, packed).is_ok());
+    const auto pack = [&](int64_t count, int64_t first_row) {
+      const auto w = draw(data, kind, count * columns);
+      if (count > 0) backend_->pack_linear(host_view(w, count, columns), first_row, packed);
+      return w;
+    };
+    const auto want = pack(rows, before);  // its neighbours come later
+    pack(before, 0);
+    pack(after, before + rows);
+    std::vector<uint16_t> out(static_cast<size_t>(rows * columns), 0xdead);
+    ASSERT_TRUE(backend_->unpack_linear(packed, before, host_view(out, rows, columns)).is_ok());
+    ASSERT_TRUE(backend_->finish().is_ok());
+    EXPECT_EQ(out, want) << "seed " << seed << ", rows " << rows << " after " << before
+                         << ", columns " << columns;
+  }
+}
+
 TEST_P(CpuLinear, LongChainsKeepTheirOrder) {
   check({3, 32, 4864, DataKind::normal, DataKind::normal, true, 7});
   check({2, 32, 4096, DataKind::cancellation, DataKind::normal, false, 8});

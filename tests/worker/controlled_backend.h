@@ -71,6 +71,10 @@ class ControlledBackend : public Backend {
   void pack_linear(const TensorView& host_weight, int64_t first_row, LinearWeight& out) override {
     inner_->pack_linear(host_weight, first_row, out);
   }
+  Status unpack_linear(const LinearWeight& weight, int64_t first_row,
+                       const TensorView& host_weight) override {
+    return inner_->unpack_linear(weight, first_row, host_weight);
+  }
   Status supports_linear(int64_t out_features, int64_t in_features) const override {
     return inner_->supports_linear(out_features, in_features);
   }
