@@ -140,7 +140,8 @@ int run_trainer(int file, const std::string& mode, int layers) {
       for (const size_t i : {size_t{1}, table.size() - 1}) {
         std::vector<std::byte> host(tensors[i].bytes);
         cudaMemcpy(host.data(), tensors[i].data, host.size(), cudaMemcpyDeviceToHost);
-        if (tensor_digest(host).to_hex() != digests[i].to_hex()) stop("the GPU's digest is not xxHash's");
+        if (tensor_digest(host).to_hex() != digests[i].to_hex())
+          stop("the GPU's digest is not xxHash's");
       }
     }
     std::unique_ptr<ipc::CudaExport> exported;

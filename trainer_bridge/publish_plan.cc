@@ -35,7 +35,7 @@ Status check_tensor(const NamedTensor& tensor) {
 
 }  // namespace
 
-Result<std::vector<ipc::ManifestTensor>> make_manifest(std::span<const NamedTensor> tensors) {
+Result<std::vector<ipc::ManifestTensor>> describe_tensors(std::span<const NamedTensor> tensors) {
   if (tensors.empty()) return Status(Code::invalid, "there is no tensor to publish");
   std::unordered_set<std::string_view> names;
   std::vector<ipc::ManifestTensor> manifest;
@@ -47,8 +47,15 @@ Result<std::vector<ipc::ManifestTensor>> make_manifest(std::span<const NamedTens
     entry.name = tensor.name;
     entry.dtype = "BF16";
     entry.shape = tensor.shape;
-    entry.digest = tensor_digest(tensor.bytes).to_hex();
     manifest.push_back(std::move(entry));
+  }
+  return manifest;
+}
+
+Result<std::vector<ipc::ManifestTensor>> make_manifest(std::span<const NamedTensor> tensors) {
+  EXACT_ASSIGN(auto manifest, describe_tensors(tensors));
+  for (size_t i = 0; i < manifest.size(); i++) {
+    manifest[i].digest = tensor_digest(tensors[i].bytes).to_hex();
   }
   return manifest;
 }

@@ -18,6 +18,9 @@ namespace exact::bridge {
 // empty, twice there, or whose bytes are not those of its shape in bf16.
 Result<std::vector<ipc::ManifestTensor>> make_manifest(std::span<const NamedTensor> tensors);
 
+// As make_manifest, without the digests: for tensors that the host can't read.
+Result<std::vector<ipc::ManifestTensor>> describe_tensors(std::span<const NamedTensor> tensors);
+
 // The stream of all tensors' bytes, in order, cut into buckets.
 class PublishPlan {
  public:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "trainer_bridge/cuda_ipc_sender.h"
 #include "trainer_bridge/shm_sender.h"
 
 namespace exact::bridge {
@@ -21,8 +22,19 @@ Status check_offered(const ipc::HelloReply& worker, ipc::WeightTransport transpo
 Result<std::unique_ptr<WeightSender>> choose_sender(const ipc::HelloReply& worker,
                                                     std::span<const NamedTensor> tensors,
                                                     const PushOptions& options) {
-  const ipc::WeightTransport transport = options.transport.value_or(ipc::WeightTransport::shm);
+  const bool all_on_device =
+      !tensors.empty() && std::ranges::all_of(tensors, &NamedTensor::on_device);
+  const ipc::WeightTransport transport = options.transport.value_or(
+      all_on_device ? ipc::WeightTransport::cuda_ipc : ipc::WeightTransport::shm);
   EXACT_RETURN_IF_ERROR(check_offered(worker, transport));
+  if (transport == ipc::WeightTransport::cuda_ipc) {
+    if (all_on_device) {
+      return std::unique_ptr<WeightSender>(std::make_unique<CudaIpcSender>(tensors));
+    }
+    return Status(Code::unsupported,
+                  "transport cuda_ipc reads tensors on the GPU, and some lie on the host: move all "
+                  "of them to the worker's GPU, or leave transport empty");
+  }
   if (transport != ipc::WeightTransport::shm) {
     return Status(Code::unsupported, "this trainer can't send by transport " +
                                          std::to_string(static_cast<int>(transport)) +

@@ -295,6 +295,12 @@ Status Server::Impl::handle_message(ipc::Sleep message, const Context& context) 
   if (draining_) {
     return Status(Code::exhausted, "the worker is draining: asleep it would not end its requests");
   }
+  if (options_.weights_keeper != nullptr && options_.weights_keeper->is_busy()) {
+    return Status(
+        Code::exhausted,
+        "the live weights are being written to the weights store: try again when they are "
+        "stored");
+  }
   EXACT_ASSIGN(const uint64_t freed, engine_.sleep(message.keep_weights));
   log(LogLevel::info, "asleep freed_bytes=" + std::to_string(freed) +
                           " client=" + clients_.find(context.peer)->name);
