@@ -1,6 +1,6 @@
-#if EXACT_WITH_CUDA
-
 #include "ipc/cuda_support.h"
+
+#if EXACT_WITH_CUDA
 
 namespace exact::ipc {
 

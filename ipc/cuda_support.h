@@ -2,6 +2,8 @@
 // which GPU this is. Only in builds with CUDA.
 #pragma once
 
+#if EXACT_WITH_CUDA
+
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
@@ -27,3 +29,5 @@ Result<AddressRange> address_range(const void* address);
 Result<std::string> current_device_uuid();
 
 }  // namespace exact::ipc
+
+#endif

@@ -1,6 +1,6 @@
-#if EXACT_WITH_CUDA
-
 #include "ipc/nccl_library.h"
+
+#if EXACT_WITH_CUDA
 
 #include <dlfcn.h>
 

@@ -3,6 +3,8 @@
 // that dies hangs a blocking one for ever. Only in builds with CUDA.
 #pragma once
 
+#if EXACT_WITH_CUDA
+
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
@@ -43,3 +45,5 @@ class NcclCommunicator {
 };
 
 }  // namespace exact::ipc
+
+#endif

@@ -311,7 +311,9 @@ TEST_F(CommandLine, BadPromptIsRefusedWithItsLineNumberAndNothingIsWritten) {
 class Serve : public CommandLine {
  protected:
   std::vector<std::string> arguments(const std::vector<std::string>& more = {}) {
-    return with({"serve", "--model", model(), "--bind", endpoint_.name(), "--threads", "1"}, more);
+    return with({"serve", "--model", model(), "--bind", endpoint_.name(), "--backend", "cpu",
+                 "--threads", "1"},
+                more);
   }
   bridge_tests::PrivateEndpoint endpoint_;
 };
