@@ -34,7 +34,8 @@ struct RecordedRun {
   std::vector<RecordedSample> samples;
   uint64_t updates = 0, scores = 0;
   uint64_t dropped = 0;             // records that the worker left out and counted
-  std::vector<std::string> damage;  // a sentence each; a torn tail too
+  std::vector<std::string> damage;  // a sentence each: records were lost
+  std::string torn_tail;            // a sentence, where the writer was killed within a record
 };
 // not_found, device: of JournalReader::open. Damage is told of in the run.
 Result<RecordedRun> read_run(const std::string& path, uint64_t first_id, uint64_t last_id);

@@ -64,8 +64,8 @@ Result<RecordedRun> read_run(const std::string& path, uint64_t first_id, uint64_
     }
   }
   if (const auto& torn = reader.torn_tail()) {
-    run.damage.push_back("'" + torn->path + "' ends in " + std::to_string(torn->bytes) +
-                         " bytes of a record that was never written to its end: " + torn->why);
+    run.torn_tail = "'" + torn->path + "' ends in " + std::to_string(torn->bytes) +
+                         " bytes of a record that was never written to its end: " + torn->why;
   }
   return run;
 }

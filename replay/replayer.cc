@@ -196,6 +196,12 @@ std::string_view mode_name(Mode mode) {
   return "unknown";
 }
 
+std::string_view cause_of(const Finding& finding) {
+  if (!finding.located) return "";
+  if (!finding.located->arithmetic_agrees) return "arithmetic";
+  return finding.difference.field == "logprobs" ? "neighbours" : "sampling";
+}
+
 ModelDirectories::ModelDirectories(std::vector<std::string> directories)
     : directories_(std::move(directories)), digests_(directories_.size()) {}
 

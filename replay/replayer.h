@@ -57,6 +57,10 @@ struct Finding {
   std::optional<Located> located;  // empty where forced decoding could not run
 };
 
+// "arithmetic", "sampling", or "neighbours": raw log-probabilities differ in this mode, but not when
+// the same ids are forced alone, so they depend on what ran beside them. Empty: not located.
+std::string_view cause_of(const Finding& finding);
+
 struct Report {
   uint64_t pieces = 0, tokens = 0;  // compared, of one mode
   std::vector<Finding> findings;    // in order of record id

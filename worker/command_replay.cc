@@ -85,7 +85,7 @@ json to_json(const replay::Finding& finding) {
               {"mode", replay::mode_name(finding.mode)},
               {"difference", to_json(finding.difference)}};
   if (finding.located) {
-    out["cause"] = finding.located->arithmetic_agrees ? "sampling" : "arithmetic";
+    out["cause"] = replay::cause_of(finding);
     if (finding.located->first) out["forced_difference"] = to_json(*finding.located->first);
   }
   return out;
@@ -118,7 +118,9 @@ void print(const replay::Report& report, replay::Mode mode) {
                finding.sample_index, replay::mode_name(mode), replay::describe(finding.difference));
     if (!finding.located) continue;
     if (finding.located->arithmetic_agrees) {
-      fmt::print("                forced, its log-probabilities are equal: the sampling differs\n");
+      fmt::print("                forced alone, its log-probabilities are equal: {}\n",
+                 replay::cause_of(finding) == "sampling" ? "the sampling differs"
+                                                         : "they depend on what runs beside it");
     } else {
       fmt::print("                the arithmetic differs; forced, {}\n",
                  replay::describe(*finding.located->first));
@@ -136,6 +138,7 @@ void print(const replay::Report& report, replay::Mode mode) {
 
 void print_run(const replay::RecordedRun& run, const replay::Plan& plan) {
   for (const std::string& damage : run.damage) fmt::print("damage          {}\n", damage);
+  if (!run.torn_tail.empty()) fmt::print("torn tail       {}\n", run.torn_tail);
   if (run.dropped > 0) fmt::print("dropped         {} records by the worker\n", run.dropped);
   fmt::print("journal         {} completions, {} updates, {} scores\n", run.samples.size(),
              run.updates, run.scores);
@@ -156,10 +159,10 @@ Status write_json(const std::string& path, const json& summary) {
 
 json summary_of(const ReplayOptions& options, const replay::RecordedRun& run,
                 const replay::Plan& plan, const Backend& backend) {
-  json summary = {{"journal", options.journal}, {"backend", backend.name()},
-                  {"seed", options.seed},       {"completions", run.samples.size()},
-                  {"dropped", run.dropped},     {"damage", run.damage},
-                  {"skipped", json::array()},   {"runs", json::object()}};
+  json summary = {
+      {"journal", options.journal},        {"backend", backend.name()}, {"seed", options.seed},
+      {"completions", run.samples.size()}, {"dropped", run.dropped},    {"damage", run.damage},
+      {"torn_tail", run.torn_tail},        {"skipped", json::array()},  {"runs", json::object()}};
   for (const replay::Skipped& skipped : plan.skipped) {
     summary["skipped"].push_back({{"record_id", run.samples[skipped.sample].record_id},
                                   {"from_token", skipped.begin},
@@ -227,7 +230,8 @@ Result<int> run_replay(const ReplayOptions& options) {
   json summary = summary_of(options, run, plan, *backend);
   std::vector<replay::Mode> modes = {replay::Mode::alone, replay::Mode::batches};
   if (options.rerun) modes = {replay::Mode::rerun};
-  int exit_code = kExitGood;
+  // What the journal has lost can't be called equal.
+  int exit_code = run.damage.empty() ? kExitGood : kExitEnvironment;
   GivenWeights weights(options.models, store);
   for (const replay::Mode mode : modes) {
     Progress progress("replay " + std::string(replay::mode_name(mode)), plan.token_count, "tokens");
@@ -275,7 +279,8 @@ void add_replay_command(CLI::App& app, int& exit_code) {
                     "of all outputs");
   command->add_option("--json", options->json_path, "File to write a summary to");
   command->footer(
-      "Exit codes: 0 all equal, 1 a bit differs, 2 usage, 3 environment: weights are missing.\n"
+      "Exit codes: 0 all equal, 1 a bit differs, 2 usage, 3 environment: weights are missing,\n"
+      "or the journal is damaged.\n"
       "Example: rollout replay journal --model model --sample 100 --json replay.json");
   command->callback([options, &exit_code] {
     const auto code = run_replay(*options);

@@ -3,7 +3,7 @@
 // the CPU makes is replayed too.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
+#include <cstdio>
 
 #include "kernels/make_backend.h"
 #include "replay/plan.h"
@@ -42,9 +42,12 @@ void expect_equal(const std::string& directory, const std::string& kind, uint64_
     EXPECT_TRUE(report->missing.empty());
     EXPECT_EQ(report->findings.size(), 0u) << mode_name(mode);
     EXPECT_GT(report->tokens, 0u);
-    printf("%s, %s: %llu pieces, %llu tokens, 0 differ where none is named\n", kind.c_str(),
-           std::string(mode_name(mode)).c_str(), static_cast<unsigned long long>(report->pieces),
-           static_cast<unsigned long long>(report->tokens));
+    EXPECT_EQ(static_cast<int64_t>(report->tokens), plan.token_count);
+    EXPECT_EQ(report->recorded_digest, report->replayed_digest);
+    std::printf("%s, %s: %llu pieces, %llu tokens, %zu differ\n", kind.c_str(),
+                std::string(mode_name(mode)).c_str(),
+                static_cast<unsigned long long>(report->pieces),
+                static_cast<unsigned long long>(report->tokens), report->findings.size());
   }
 }
 

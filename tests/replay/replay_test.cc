@@ -122,6 +122,7 @@ TEST_F(Replay, OneBitOfALogprobIsFoundAndLaidToTheArithmetic) {
   EXPECT_EQ(finding.difference.recorded ^ finding.difference.replayed, 1u);
   ASSERT_TRUE(finding.located);
   EXPECT_FALSE(finding.located->arithmetic_agrees);
+  EXPECT_EQ(cause_of(finding), "arithmetic");
   EXPECT_EQ(finding.located->first->token, 4);
   EXPECT_NE(report.recorded_digest, report.replayed_digest);
 }
@@ -143,6 +144,7 @@ TEST_F(Replay, AnotherDrawIsLaidToTheSampling) {
   EXPECT_EQ(report.findings.front().difference.field, "tokens");
   ASSERT_TRUE(report.findings.front().located);
   EXPECT_TRUE(report.findings.front().located->arithmetic_agrees);
+  EXPECT_EQ(cause_of(report.findings.front()), "sampling");
 }
 
 TEST_F(Replay, WeightsThatNobodyHasAreNamed) {
@@ -188,6 +190,17 @@ TEST_F(Replay, ARecordThatContradictsItselfIsSkippedByTheFieldsName) {
   EXPECT_TRUE(plan.pieces.empty());
   ASSERT_EQ(plan.skipped.size(), 1u);
   EXPECT_EQ(plan.skipped[0].why, "the record contradicts itself: logprobs");
+}
+
+// A batch that changes a raw log-probability which is right alone: the fault that replay is for.
+TEST(ReplayCompare, WhatIsRightAloneAndWrongInABatchIsLaidToItsNeighbours) {
+  Finding finding;
+  finding.difference.field = "logprobs";
+  EXPECT_EQ(cause_of(finding), "");
+  finding.located = Located{true, std::nullopt};
+  EXPECT_EQ(cause_of(finding), "neighbours");
+  finding.difference.field = "tokens";
+  EXPECT_EQ(cause_of(finding), "sampling");
 }
 
 TEST(ReplayCompare, UlpsCountFloatsBetween) {
