@@ -36,7 +36,8 @@ void WeightSlot::begin() {
   complete_ = false;
 }
 
-Status WeightSlot::append(size_t index, std::span<const std::byte> bytes) {
+// Whether bytes of this tensor may come now: on the host or on the device.
+Status WeightSlot::take_turn(size_t index) {
   EXACT_CHECK(index < table_.size(), "a tensor outside the table");
   const TensorSpec& spec = table_[index];
   replace_inherited(index);
@@ -45,6 +46,12 @@ Status WeightSlot::append(size_t index, std::span<const std::byte> bytes) {
     return {Code::invalid, quoted(spec) + " came before " + quoted(table_[open_index_]) +
                                " was whole: send one tensor after the other"};
   }
+  return {};
+}
+
+Status WeightSlot::append(size_t index, std::span<const std::byte> bytes) {
+  EXACT_RETURN_IF_ERROR(take_turn(index));
+  const TensorSpec& spec = table_[index];
   const auto wanted = static_cast<size_t>(spec.bytes());
   const size_t received = open_index_ == index ? open_bytes_.size() : 0;
   if (bytes.size() > wanted - received) {

@@ -97,6 +97,7 @@ class WeightSlot {
 
  private:
   void replace_inherited(size_t index);
+  Status take_turn(size_t index);
   Status place(const TensorSpec& spec, std::span<const std::byte> bytes);
   // Where the bytes of a tensor go on the device: memory that is reserved first.
   Result<std::byte*> device_place(const TensorSpec& spec);

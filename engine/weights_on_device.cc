@@ -32,15 +32,9 @@ Result<std::byte*> WeightSlot::device_place(const TensorSpec& spec) {
 
 Status WeightSlot::append_on_device(size_t index, uint64_t offset, const std::byte* data,
                                     uint64_t bytes) {
-  EXACT_CHECK(index < table_.size(), "a tensor outside the table");
+  EXACT_RETURN_IF_ERROR(take_turn(index));
   EXACT_CHECK(!copies_started_, "pieces are added before the copies start, or after they are done");
   const TensorSpec& spec = table_[index];
-  replace_inherited(index);
-  if (whole_[index]) return {Code::invalid, quoted(spec) + " is whole already: send it once"};
-  if (open_index_ != SIZE_MAX && open_index_ != index) {
-    return {Code::invalid, quoted(spec) + " came before " + quoted(table_[open_index_]) +
-                               " was whole: send one tensor after the other"};
-  }
   const auto wanted = static_cast<uint64_t>(spec.bytes());
   const uint64_t received = open_index_ == index ? open_device_bytes_ : 0;
   const bool is_last = bytes == wanted - received;

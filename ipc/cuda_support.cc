@@ -2,6 +2,8 @@
 
 #if EXACT_WITH_CUDA
 
+#include "kernels/base/hex.h"
+
 namespace exact::ipc {
 
 Status cuda_error(cudaError_t error, std::string_view what, Code code) {
@@ -40,14 +42,7 @@ Result<std::string> current_device_uuid() {
   EXACT_RETURN_IF_ERROR(cuda_error(cudaGetDevice(&device), "the current GPU"));
   EXACT_RETURN_IF_ERROR(
       cuda_error(cudaGetDeviceProperties(&properties, device), "the GPU's properties"));
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string text;
-  for (const char c : properties.uuid.bytes) {
-    const auto byte = static_cast<unsigned char>(c);
-    text += kDigits[byte >> 4];
-    text += kDigits[byte & 15];
-  }
-  return text;
+  return hex_text(std::as_bytes(std::span(properties.uuid.bytes)));
 }
 
 }  // namespace exact::ipc

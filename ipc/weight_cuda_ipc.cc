@@ -248,16 +248,9 @@ Result<std::unique_ptr<CudaExport>> CudaExport::create(std::span<const DeviceTen
 
 #else
 
+#include "ipc/no_cuda.h"
+
 namespace exact::ipc {
-namespace {
-
-Status no_cuda() {
-  return Status(Code::unsupported,
-                "this build has no CUDA parts: publish through shared memory, or build where nvcc "
-                "is found");
-}
-
-}  // namespace
 
 Result<std::unique_ptr<WeightChannel>> open_cuda_ipc(const CudaMemory&, std::vector<uint64_t>,
                                                      uint64_t, const std::string&) {

@@ -273,16 +273,9 @@ Result<std::unique_ptr<NcclRoot>> NcclRoot::create(const std::string& unique_id,
 
 #else
 
+#include "ipc/no_cuda.h"
+
 namespace exact::ipc {
-namespace {
-
-Status no_cuda() {
-  return Status(Code::unsupported,
-                "this build has no CUDA parts: publish through shared memory, or build where nvcc "
-                "is found");
-}
-
-}  // namespace
 
 Result<std::unique_ptr<WeightChannel>> open_nccl(const NcclGroup&, const std::vector<uint64_t>&,
                                                  uint64_t) {

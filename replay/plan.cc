@@ -81,7 +81,8 @@ Piece piece_of(const RecordedSample& sample, size_t index, size_t span) {
   piece.has_prompt = span == 0;
   piece.end = piece.is_last ? count_of(made) : made.versions[span + 1].begin;
   GenerateRequest& request = piece.request;
-  request = request_of(sample.record.request, made.sample_index);
+  request = request_of(sample.record.request);
+  request.first_sample = made.sample_index;
   // What may follow the recorded tokens is one more: a stop that does not come again is seen.
   const auto left = sample.max_context - static_cast<int32_t>(request.prompt.size());
   const int32_t most =

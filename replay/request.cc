@@ -2,10 +2,9 @@
 
 namespace exact::replay {
 
-GenerateRequest request_of(const ipc::Generate& message, int32_t sample_index) {
+GenerateRequest request_of(const ipc::Generate& message) {
   GenerateRequest request;
   request.prompt = message.prompt;
-  request.first_sample = sample_index;
   request.max_new_tokens = message.max_new_tokens;
   SamplingParams& sampling = request.sampling;
   sampling.temperature = message.temperature;

@@ -1,4 +1,5 @@
-// request.h owns the step from the message of a record to the engine's own request.
+// request.h owns the step from a Generate to the engine's own request: the worker takes it for a
+// message and replay for a record, so that no field can be read in two ways.
 #pragma once
 
 #include "engine/engine.h"
@@ -6,8 +7,8 @@
 
 namespace exact::replay {
 
-// Every field that decides bits or the sample's end; n = 1 of sample `sample_index`. Priority,
-// client, streaming and deadline stay behind: no bit depends on them.
-GenerateRequest request_of(const ipc::Generate& message, int32_t sample_index);
+// Every field that decides bits or a sample's end. Id, n, priority, client, streaming and deadline
+// stay behind: no bit depends on them.
+GenerateRequest request_of(const ipc::Generate& message);
 
 }  // namespace exact::replay

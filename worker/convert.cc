@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/sampling.h"
+#include "replay/request.h"
 
 namespace exact::worker {
 namespace {
@@ -19,39 +20,12 @@ uint64_t most_kept(const SamplingParams& sampling, int32_t vocabulary) {
 
 }  // namespace
 
-GenerateRequest to_request(RequestId id, ipc::Generate message) {
-  GenerateRequest request;
+GenerateRequest to_request(RequestId id, const ipc::Generate& message) {
+  GenerateRequest request = replay::request_of(message);
   request.id = id;
-  request.prompt = std::move(message.prompt);
   request.n = message.n;
-  request.max_new_tokens = message.max_new_tokens;
-  request.sampling.temperature = message.temperature;
-  request.sampling.top_k = message.top_k;
-  request.sampling.top_p = message.top_p;
-  request.sampling.seed = message.seed;
-  request.sampling.min_p = message.min_p;
-  request.sampling.repetition_penalty = message.repetition_penalty;
-  request.sampling.presence_penalty = message.presence_penalty;
-  request.sampling.frequency_penalty = message.frequency_penalty;
-  for (const ipc::TokenBias& bias : message.logit_bias) {
-    request.sampling.logit_bias.push_back({bias.token, bias.bias});
-  }
-  request.sampling.allowed_ids = std::move(message.allowed_ids);
-  request.sampling.banned_ids = std::move(message.banned_ids);
-  request.stop_ids = std::move(message.stop_ids);
-  for (ipc::StopSequence& sequence : message.stop_sequences) {
-    request.stop_sequences.push_back(std::move(sequence.ids));
-  }
-  request.min_new_tokens = message.min_new_tokens;
-  request.ignore_eos = message.ignore_eos;
-  request.forced_ids = std::move(message.forced_ids);
-  request.report.top_logprobs = message.top_logprobs;
-  request.report.entropy = message.entropy;
-  request.report.kept_set = message.kept_set;
-  request.report.prompt_logprobs = message.prompt_logprobs;
   request.priority = message.priority;
   request.stream = message.reply_mode == static_cast<uint8_t>(ipc::ReplyMode::tokens);
-  request.masked = message.masked;
   return request;
 }
 

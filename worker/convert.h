@@ -8,7 +8,7 @@
 
 namespace exact::worker {
 
-GenerateRequest to_request(RequestId id, ipc::Generate message);
+GenerateRequest to_request(RequestId id, const ipc::Generate& message);
 ipc::Completion to_completion(SampleResult result);
 ipc::TokenChunk to_chunk(SampleProgress progress);
 ipc::ScoreReply to_reply(ScoreResult result, const Digest128& contract);

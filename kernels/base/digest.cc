@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <new>
 
+#include "kernels/base/hex.h"
+
 namespace exact {
 namespace {
 
@@ -28,13 +30,9 @@ int hex_value(char c) {
 }  // namespace
 
 std::string Digest128::to_hex() const {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string text(32, '0');
-  for (size_t i = 0; i < 16; i++) {
-    text[i] = kDigits[high >> (60 - 4 * i) & 15];
-    text[i + 16] = kDigits[low >> (60 - 4 * i) & 15];
-  }
-  return text;
+  XXH128_canonical_t bytes;
+  XXH128_canonicalFromHash(&bytes, {low, high});
+  return hex_text(std::as_bytes(std::span(bytes.digest)));
 }
 
 Result<Digest128> Digest128::from_hex(std::string_view text) {

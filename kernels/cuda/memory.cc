@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "kernels/base/hex.h"
+
 namespace exact::cuda {
 namespace {
 
@@ -46,14 +48,7 @@ Result<Buffer> allocate_pinned(size_t bytes) {
 }
 
 std::string uuid_text(const cudaUUID_t& uuid) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string text;
-  for (const char c : uuid.bytes) {
-    const auto byte = static_cast<unsigned char>(c);
-    text += kDigits[byte >> 4];
-    text += kDigits[byte & 15];
-  }
-  return text;
+  return hex_text(std::as_bytes(std::span(uuid.bytes)));
 }
 
 Result<TransferArena::Slot> TransferArena::take(size_t bytes) {

@@ -9,31 +9,15 @@
 #include <vector>
 
 #include "engine/hash_model.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "tests/engine/tiny_engine.h"
 #include "tests/support/expect_bits.h"
 #include "tests/support/model_fixture.h"
 
 namespace exact {
 namespace {
 
-constexpr char kConfig[] = R"({
-  "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-  "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64, "vocab_size": 128,
-  "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "hidden_act": "silu",
-  "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-  "tie_word_embeddings": true, "attention_bias": false, "dtype": "bfloat16"})";
-
-class EngineTest : public testing::Test {
+class EngineTest : public TinyEngineTest {
  protected:
-  void SetUp() override {
-    auto config = parse_config(kConfig);
-    ASSERT_TRUE(config.is_ok()) << config.status().to_string();
-    config_ = *config;
-    auto backend = make_cpu_backend();
-    ASSERT_TRUE(backend.is_ok());
-    backend_ = std::move(backend).value();
-  }
-
   std::unique_ptr<Engine> make_engine(EngineLimits limits = {}, uint64_t weight_seed = 1) {
     if (limits.max_context == 0) limits.max_context = 256;
     auto engine =
@@ -80,9 +64,6 @@ class EngineTest : public testing::Test {
     EXPECT_TRUE(engine->submit(ScoreRequest{RequestId{1}, std::move(tokens)}).is_ok());
     return run_all(*engine).scores.at(0).logprobs;
   }
-
-  ModelConfig config_;
-  std::unique_ptr<Backend> backend_;
 };
 
 TEST_F(EngineTest, RefusesWhatItCantKeepAndNamesIt) {

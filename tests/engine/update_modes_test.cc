@@ -11,7 +11,7 @@
 #include "engine/engine.h"
 #include "engine/hash_model.h"
 #include "engine/model.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "tests/engine/tiny_engine.h"
 #include "tests/support/expect_bits.h"
 #include "tests/support/model_fixture.h"
 #include "tests/support/random_data.h"
@@ -19,24 +19,8 @@
 namespace exact {
 namespace {
 
-constexpr char kConfig[] = R"({
-  "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-  "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64, "vocab_size": 128,
-  "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "hidden_act": "silu",
-  "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-  "tie_word_embeddings": true, "attention_bias": false, "dtype": "bfloat16"})";
-
-class UpdateModes : public testing::Test {
+class UpdateModes : public TinyEngineTest {
  protected:
-  void SetUp() override {
-    auto config = parse_config(kConfig);
-    ASSERT_TRUE(config.is_ok()) << config.status().to_string();
-    config_ = *config;
-    auto backend = make_cpu_backend();
-    ASSERT_TRUE(backend.is_ok());
-    backend_ = std::move(backend).value();
-  }
-
   // Its weights of version v are the hash of seed v.
   std::unique_ptr<Engine> make_engine(EngineLimits limits = {}) {
     if (limits.max_context == 0) limits.max_context = 128;
@@ -153,8 +137,6 @@ class UpdateModes : public testing::Test {
                        std::to_string(sample.sample_index));
   }
 
-  ModelConfig config_;
-  std::unique_ptr<Backend> backend_;
   std::map<uint64_t, std::unique_ptr<WeightSlot>> slots_;
 };
 
