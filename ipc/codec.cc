@@ -1,27 +1,15 @@
 #include "ipc/codec.h"
 
 #include <algorithm>
-#include <cstring>
 #include <new>
 #include <utility>
 
 #include "ipc/bounded_archive.h"
+#include "ipc/raw_numbers.h"
 #include "kernels/base/digest.h"
 
 namespace exact::ipc {
 namespace {
-
-template <class T>
-void put(std::string& bytes, T value) {
-  bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-
-template <class T>
-T get(std::span<const std::byte> bytes, size_t offset) {
-  T value;
-  std::memcpy(&value, bytes.data() + offset, sizeof(value));
-  return value;
-}
 
 Status body_error(MessageType type, Code code, const std::string& what) {
   return Status(code, std::string(message_type_name(type)) + ": " + what);
@@ -122,12 +110,12 @@ Frames encode(const Message& message, uint64_t request_id) {
   // refused as such, not by a check here.
   const auto body_bytes = static_cast<uint32_t>(std::min<size_t>(frames.body.size(), UINT32_MAX));
   frames.header.reserve(kHeaderBytes);
-  put(frames.header, kMagic);
-  put(frames.header, kProtocolVersion);
-  put(frames.header, Message::kType);
-  put(frames.header, request_id);
-  put(frames.header, body_bytes);
-  put(frames.header, digest64(std::as_bytes(std::span(frames.body))));
+  put_number(frames.header, kMagic);
+  put_number(frames.header, kProtocolVersion);
+  put_number(frames.header, Message::kType);
+  put_number(frames.header, request_id);
+  put_number(frames.header, body_bytes);
+  put_number(frames.header, digest64(std::as_bytes(std::span(frames.body))));
   EXACT_CHECK(frames.header.size() == kHeaderBytes, "a header of another size");
   return frames;
 }
@@ -137,12 +125,12 @@ Result<Header> decode_header(std::span<const std::byte> frame) {
     return Status(Code::corrupt, "a header frame of " + std::to_string(frame.size()) +
                                      " bytes: it must have " + std::to_string(kHeaderBytes));
   }
-  if (get<uint32_t>(frame, 0) != kMagic) {
+  if (get_number<uint32_t>(frame, 0) != kMagic) {
     return Status(Code::corrupt,
                   "the header does not begin with 'EXCT': is the other side an "
                   "exact-rollout program?");
   }
-  const auto version = get<uint16_t>(frame, 4);
+  const auto version = get_number<uint16_t>(frame, 4);
   if (version != kProtocolVersion) {
     return Status(Code::contract_mismatch, "the other side speaks protocol version " +
                                                std::to_string(version) + ", this side version " +
@@ -150,10 +138,10 @@ Result<Header> decode_header(std::span<const std::byte> frame) {
                                                ": install the same release on both sides");
   }
   Header header;
-  header.type = static_cast<MessageType>(get<uint16_t>(frame, 6));
-  header.request_id = get<uint64_t>(frame, 8);
-  header.body_bytes = get<uint32_t>(frame, 16);
-  header.body_checksum = get<uint64_t>(frame, 20);
+  header.type = static_cast<MessageType>(get_number<uint16_t>(frame, 6));
+  header.request_id = get_number<uint64_t>(frame, 8);
+  header.body_bytes = get_number<uint32_t>(frame, 16);
+  header.body_checksum = get_number<uint64_t>(frame, 20);
   return header;
 }
 

@@ -10,17 +10,10 @@
 #include "engine/hash_model.h"
 #include "tests/support/backends.h"
 #include "tests/support/model_fixture.h"
+#include "tests/support/random_choices.h"
 
 namespace exact {
 namespace {
-
-int32_t between(RandomData& random, int64_t low, int64_t high) {
-  return static_cast<int32_t>(random.between(low, high));
-}
-
-bool one_in(RandomData& random, int64_t count) {
-  return random.between(1, count) == 1;
-}
 
 std::vector<int32_t> random_ids(RandomData& random, const ModelConfig& config, int32_t count) {
   std::vector<int32_t> ids(static_cast<size_t>(count));

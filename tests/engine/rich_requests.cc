@@ -7,16 +7,10 @@
 #include <sstream>
 #include <vector>
 
+#include "tests/support/random_choices.h"
+
 namespace exact {
 namespace {
-
-int32_t between(RandomData& random, int64_t low, int64_t high) {
-  return static_cast<int32_t>(random.between(low, high));
-}
-
-bool one_in(RandomData& random, int64_t count) {
-  return random.between(1, count) == 1;
-}
 
 // Texts that begin alike, so that there is something to find in the cache.
 std::vector<int32_t> random_text(RandomData& random, const ModelConfig& config, int32_t size) {

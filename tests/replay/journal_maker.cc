@@ -11,19 +11,11 @@
 #include "engine/hash_model.h"
 #include "journal/journal_writer.h"
 #include "journal/record_codec.h"
-#include "tests/support/random_data.h"
+#include "tests/support/random_choices.h"
 #include "worker/convert.h"
 
 namespace exact {
 namespace {
-
-int32_t between(RandomData& random, int64_t low, int64_t high) {
-  return static_cast<int32_t>(random.between(low, high));
-}
-
-bool one_in(RandomData& random, int64_t count) {
-  return random.between(1, count) == 1;
-}
 
 // Ascending, each once.
 std::vector<int32_t> id_set(RandomData& random, int32_t vocabulary, int32_t count) {
